@@ -1,0 +1,119 @@
+"""The pod's schedule: which bucket and which records a step takes, from (seed, step) alone.
+
+A bucket is one static shape.  Steps come in cycles; within a cycle each bucket gets its exact share,
+in an order drawn from (seed, cycle).  Hosts never talk: each computes the same answer and takes its
+own contiguous slice of the rows, so the global batch does not depend on how many hosts there are.
+"""
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+
+from grain import experimental
+import numpy as np
+
+from sr4.core.batch import Size
+
+CYCLE = 1024  # steps in which the shares hold exactly
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+  """One static shape and the records that fill it."""
+  name: str
+  size: Size
+  rows: int  # of the global batch
+  weight: float  # share of the steps, relative to the other buckets
+  records: int  # how many there are to draw from
+
+  def __post_init__(self):
+    if not self.records:
+      raise ValueError(f'bucket {self.name!r} has no records; give it a folder that has some, or '
+                       'take the bucket out')
+    if self.rows < 1 or self.weight < 0:
+      raise ValueError(f'bucket {self.name!r} has rows={self.rows}, weight={self.weight}; rows must '
+                       'be at least 1 and the weight not negative')
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  seed: int
+  buckets: tuple[Bucket, ...]
+  cycle: int = CYCLE
+
+  @functools.cached_property
+  def shares(self) -> np.ndarray:
+    """Steps of each bucket in a cycle, by largest remainder: [buckets], summing to the cycle."""
+    weights = np.array([b.weight for b in self.buckets], float)
+    if not weights.sum() > 0:
+      raise ValueError('the weights of the buckets sum to 0; give at least one a positive weight')
+    exact = weights / weights.sum() * self.cycle
+    counts = np.floor(exact).astype(int)
+    order = np.argsort(-(exact - counts), kind='stable')
+    counts[order[:self.cycle - counts.sum()]] += 1
+    return counts
+
+  @functools.lru_cache(maxsize=2)
+  def order(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each step of a cycle: its bucket, and how often that bucket came before in the cycle."""
+    random = np.random.Generator(np.random.Philox(key=[self.seed, cycle]))
+    bucket = random.permutation(np.repeat(np.arange(len(self.buckets)), self.shares))
+    visit = np.zeros(self.cycle, int)
+    for b in range(len(self.buckets)):
+      visit[bucket == b] = np.arange(self.shares[b])
+    return bucket, visit
+
+  def at(self, step: int) -> tuple[int, int]:
+    """(bucket, its visits before this step)."""
+    cycle, offset = divmod(step, self.cycle)
+    bucket, visit = self.order(cycle)
+    b = int(bucket[offset])
+    return b, cycle * int(self.shares[b]) + int(visit[offset])
+
+  def draws(self, step: int, host: int = 0, hosts: int = 1) -> tuple[int, range]:
+    """(bucket, the draws of this host): positions in the bucket's endless shuffled sequence."""
+    b, visit = self.at(step)
+    rows = self.buckets[b].rows
+    if rows % hosts:
+      raise ValueError(f'bucket {self.buckets[b].name!r} has {rows} rows, which {hosts} hosts cannot '
+                       f'share; use a multiple of {hosts}')
+    local = rows // hosts
+    start = visit * rows + host * local
+    return b, range(start, start + local)
+
+  def record(self, b: int, draw: int, attempt: int = 0) -> int:
+    """Index of the record that a draw takes: each once an epoch.  Attempts name others in its place."""
+    size = self.buckets[b].records
+    epoch, index = divmod(draw, size)
+    if attempt:
+      index = (index + _hash(self.seed, b, draw, attempt)) % size
+    if size == 1:
+      return 0
+    return experimental.index_shuffle(index, max_index=size - 1, seed=_hash(self.seed, b, epoch),
+                                      rounds=4)
+
+  def epochs(self, steps: int) -> list[float]:
+    """How often each bucket's records are seen in a run of this many steps."""
+    per_step = self.shares / self.cycle
+    return [steps * share * b.rows / b.records for b, share in zip(self.buckets, per_step)]
+
+  def fingerprint(self) -> str:
+    """Names the schedule: a checkpoint's data position means nothing under another one."""
+    state = [self.seed, self.cycle, [dataclasses.asdict(b) for b in self.buckets]]
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
+
+  def __hash__(self):
+    return hash((self.seed, self.buckets, self.cycle))
+
+
+def check_hosts(schedule: Schedule, hosts: int):
+  """ValueError naming the first bucket whose rows these hosts cannot share."""
+  for b in schedule.buckets:
+    if b.rows % hosts:
+      raise ValueError(f'bucket {b.name!r} has {b.rows} rows, which {hosts} hosts cannot share; use '
+                       f'a multiple of {math.lcm(hosts, 1)}')
+
+
+def _hash(*xs) -> int:
+  return int.from_bytes(hashlib.blake2b(repr(xs).encode(), digest_size=4).digest(), 'little')

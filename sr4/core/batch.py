@@ -1,0 +1,74 @@
+"""The one contract between data and training: names, shapes and dtypes.
+
+  Size       the static shape of a clip
+  Clips      what the loader gives: pixels, samples, text, on the host, in numpy
+  Batch      what the model trains on: latents, weights and the Condition
+  Condition  everything the model is told besides the noisy latents; what sampling needs, no more
+  Segment    a run of tokens of one grid; all that a branch sees is a list of them
+
+Letters: b rows, T H W frames, n samples, t h w c video latent, l c audio latent, s tokens (patches),
+m text tokens, e text width.
+"""
+import dataclasses
+from typing import Any
+
+import jax
+
+from sr4.core.av import AV
+
+Array = Any  # numpy on the host, jax.Array on the mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """The static shape of a clip.  0 frames or 0 samples: without that modality."""
+  frames: int
+  height: int
+  width: int
+  fps: float
+  samples: int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Clips:
+  """Rows of media of one static shape.  A modality that no row has is None."""
+  frames: Array | None  # uint8 [b T H W 3]
+  samples: Array | None  # float32 [b n channels] in [-1, 1]
+  known: Array | None  # bool [b T]: frames that are given, not generated; None: none is
+  text: Array  # float32 [b m e]
+  text_valid: Array  # bool [b m]
+  present: AV  # bool [b] each: does this row have that modality?
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Segment:
+  """A run of tokens of one grid: the clip, a reference before it, keyframes after it.
+
+  Where `generated` is False the segment is context: it enters clean, as `known`, and nothing is
+  predicted for it (Eq. 8-9).  Positions are (seconds, rows, columns) in the clip's own grid of
+  patches for video, (seconds,) for audio; references lie at negative time.
+  """
+  known: Array | None  # I of Eq. 7, [b t h w c] or [b l c]: known latents, black elsewhere
+  mask: Array | None  # M of Eq. 7, [b t h w 1]: 1 known, 0 to generate; None for audio
+  positions: Array  # float32 [b s 3] or [b s 1]
+  valid: Array  # bool [b s]: False is padding, seen by no one
+  generated: bool = dataclasses.field(default=True, metadata={'static': True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Condition:
+  segments: AV  # tuple[Segment, ...] each; None: the modality is not in this batch at all
+  text: Array  # [b m e]
+  text_valid: Array  # bool [b m]
+  present: AV  # bool [b] each: may the other modality read it?
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  latents: AV  # tuple of z_0, one for each generated segment
+  weights: AV  # tuple of float32 loss weights [b t h w 1] or [b l 1]; 0: not to be learnt
+  cond: Condition

@@ -1,0 +1,134 @@
+"""Config is a program at the edge, a frozen dataclass inside.
+
+A config file has `get_config(arg) -> ml_collections.ConfigDict` and nothing of ours at module level.
+`load` runs it and applies `--config.a.b=value`; `build` turns a node into the dataclass that reads it.
+Every mistake is one line: the key, the value, the rule, the nearest right name.
+"""
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import os
+import types
+import typing
+
+import ml_collections
+
+from sr4.core import errors
+
+
+class ConfigError(errors.UserError):
+  """Something in a config that cannot be."""
+
+
+def load(spec: str, overrides: typing.Sequence[str] = ()) -> ml_collections.ConfigDict:
+  """The config of 'path.py' or 'path.py:arg', after overrides such as 'train.steps=100'."""
+  path, _, arg = spec.partition(':')
+  if not os.path.isfile(path):
+    raise ConfigError(f'--config={path}: no such file; give the path of a config, such as '
+                      'configs/world.py')
+  module_spec = importlib.util.spec_from_file_location('sr4_config', path)
+  module = importlib.util.module_from_spec(module_spec)
+  module_spec.loader.exec_module(module)
+  config = module.get_config(arg) if arg else module.get_config()
+  for override in overrides:
+    _override(config, override)
+  return config
+
+
+def _override(config, text: str):
+  key, equals, value = text.partition('=')
+  if not equals:
+    raise ConfigError(f'--config.{text}: write --config.{text}=VALUE')
+  *parents, last = key.split('.')
+  node = config
+  for i, part in enumerate([*parents, last]):
+    if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+      known = [k for k in _keys(config)]
+      raise ConfigError(f'--config.{key}={value}: there is no {".".join(key.split(".")[:i + 1])!r}'
+                        + _nearest(key, known))
+    if i < len(parents):
+      node = node[part]
+  old = node[last]
+  if isinstance(old, ml_collections.ConfigDict):
+    raise ConfigError(f'--config.{key}={value}: {key!r} is a section; set one of '
+                      f'{", ".join(f"{key}.{k}" for k in old)}')
+  node[last] = _typed(f'--config.{key}={value}', value, old)
+
+
+def _typed(where: str, text: str, old):
+  """The override's value, in the type of what it replaces."""
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    value = {'true': True, 'false': False}.get(text.lower(), text)
+  if isinstance(old, str):
+    return value if isinstance(value, str) else text
+  if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if isinstance(old, (tuple, list)) and isinstance(value, (tuple, list)):
+    return type(old)(value)
+  if old is not None and type(value) is not type(old):
+    raise ConfigError(f'{where}: {text!r} is not of type {type(old).__name__}, as {old!r} is')
+  return value
+
+
+def _keys(node, prefix='') -> typing.Iterator[str]:
+  for key in node:
+    yield prefix + key
+    if isinstance(node[key], ml_collections.ConfigDict):
+      yield from _keys(node[key], f'{prefix}{key}.')
+
+
+def _nearest(key: str, known) -> str:
+  close = difflib.get_close_matches(key, known, 1, 0.5)
+  return f'; did you mean {close[0]!r}?' if close else f'; there are {", ".join(sorted(known)[:20])}'
+
+
+def build(cls, node, where: str = 'config'):
+  """An instance of a dataclass from a mapping; nested dataclasses are built from nested mappings.
+
+  Raises:
+    ConfigError: an unknown key, a value of the wrong type, or the class's own objection.
+  """
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  hints = typing.get_type_hints(cls)
+  values = {}
+  for key, value in dict(node).items():
+    if key not in fields:
+      raise ConfigError(f'{where}.{key}={value!r}: {cls.__module__}.{cls.__name__} has no {key!r}'
+                        + _nearest(key, list(fields)))
+    values[key] = _coerce(hints[key], value, f'{where}.{key}')
+  try:
+    return cls(**values)
+  except ConfigError:
+    raise
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f'{where}: {error}') from error
+
+
+def _coerce(hint, value, where):
+  if dataclasses.is_dataclass(hint):
+    return build(hint, value, where)
+  origin = typing.get_origin(hint)
+  if origin is tuple:
+    inner = typing.get_args(hint)[0]
+    return tuple(_coerce(inner, v, f'{where}[{i}]') for i, v in enumerate(value))
+  if origin in (typing.Union, types.UnionType):
+    options = typing.get_args(hint)
+    if value is None and type(None) in options:
+      return None
+    return _coerce(next(o for o in options if o is not type(None)), value, where)
+  if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if isinstance(hint, type) and (not isinstance(value, hint)
+                                 or (hint is int and isinstance(value, bool))):
+    raise ConfigError(f'{where}={value!r}: the type must be {hint.__name__}')
+  return value
+
+
+def to_json(config) -> dict:
+  """Plain dicts, lists and scalars, for a checkpoint."""
+  if isinstance(config, (dict, ml_collections.ConfigDict)):
+    return {key: to_json(config[key]) for key in config}
+  return [to_json(v) for v in config] if isinstance(config, (tuple, list)) else config

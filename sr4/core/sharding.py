@@ -1,0 +1,93 @@
+"""Mesh axes, and every activation layout in one place.
+
+Axes are Explicit: a layout is part of an array's type, `jax.reshard` moves, and what is not stated
+is an error.  An axis that is not used has size 1; there is one code path.
+"""
+import contextlib
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+AXES = ('data', 'fsdp', 'seq', 'tensor')  # slices | parameters and batch | tokens | heads, MLP
+DP = ('data', 'fsdp')
+
+ROWS = P(DP)  # b ...: anything with a batch axis and nothing else split
+TOKENS = P(DP, 'seq', None)  # b s d
+TEXT = P(DP, None, None)  # b m d: short, kept whole
+TOKEN_HEADS = P(DP, 'seq', 'tensor', None)  # b s n k, as projected
+TEXT_HEADS = P(DP, None, 'tensor', None)  # b m n k
+HEADS = P(DP, None, ('seq', 'tensor'), None)  # b s n k, inside attention: all tokens, few heads
+REPLICATED = P()
+
+
+def make_mesh(**sizes: int) -> jax.sharding.Mesh:
+  """A mesh over all devices; axes not named have size 1, `fsdp` takes what is left.
+
+  Raises:
+    ValueError: an unknown axis, or sizes that do not divide the number of devices.
+  """
+  unknown = set(sizes) - set(AXES)
+  if unknown:
+    raise ValueError(f'mesh axes {sorted(unknown)} are not among {AXES}')
+  devices = jax.device_count()
+  named = 1
+  for size in sizes.values():
+    named *= max(size, 1)
+  shape = {axis: sizes.get(axis, 1) for axis in AXES}
+  if 'fsdp' not in sizes or sizes['fsdp'] == -1:
+    rest = named // max(sizes.get('fsdp', 1), 1)
+    if devices % rest:
+      raise ValueError(f'mesh {sizes} takes {rest} devices at a time, which does not divide the '
+                       f'{devices} there are; choose sizes whose product divides {devices}')
+    shape['fsdp'] = devices // rest
+  elif devices % named:
+    raise ValueError(f'mesh {sizes} has {named} devices, which does not divide the {devices} there '
+                     f'are; leave fsdp out to use them all')
+  count = 1
+  for size in shape.values():
+    count *= size
+  return jax.make_mesh(tuple(shape.values()), AXES, devices=jax.devices()[:count],
+                       axis_types=(jax.sharding.AxisType.Explicit,) * len(AXES))
+
+
+def axis_size(*axes: str) -> int:
+  """Product of the sizes of these axes in the mesh that is set."""
+  shape = dict(jax.sharding.get_abstract_mesh().shape)
+  product = 1
+  for axis in axes:
+    product *= shape.get(axis, 1)
+  return product
+
+
+def rows(tree):
+  """Host arrays onto the mesh, batch axis over DP; in a pod each host gives its own rows."""
+  mesh = jax.sharding.get_mesh()
+  place = lambda x: jax.make_array_from_process_local_data(jax.NamedSharding(mesh, ROWS), x)
+  return jax.tree.map(place, tree)
+
+
+def over_rows(x: jax.Array, rows: int) -> jax.Array:
+  """The same for each row: [...] -> [b ...]."""
+  return jnp.broadcast_to(x, (rows, *jnp.shape(x)), out_sharding=ROWS)
+
+
+def on_rows(f):
+  """f, for work within rows (codecs, patches); what is inside, the compiler lays out."""
+  return jax.sharding.auto_axes(f, out_sharding=ROWS)
+
+
+def gathered(x: jax.Array) -> jax.Array:
+  """A weight with its `fsdp` shards collected (all-gather; reduce-scatter in the gradient)."""
+  spec = jax.typeof(x).sharding.spec
+  return jax.reshard(x, P(*(None if axis == 'fsdp' else axis for axis in spec)))
+
+
+@contextlib.contextmanager
+def default_mesh():
+  """The mesh that is set, or one over all devices."""
+  if jax.sharding.get_abstract_mesh().empty:
+    with jax.set_mesh(make_mesh()):
+      yield
+  else:
+    yield

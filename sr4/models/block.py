@@ -1,0 +1,163 @@
+"""One layer of the twin MMDiT: SPEC's order, Eq. 1-5.
+
+  self-attention of a branch's tokens with its text     (Eq. 1-3)
+  video tokens read the prompt                          (Eq. 4, video branch only)
+  audio reads video, then video reads the new audio     (Eq. 5)
+  MLP
+
+A dual-stream layer gives modality and text tokens separate parameters.  A single-stream layer is the
+same layer with one set of parameters for both, so there is one code path.
+"""
+import dataclasses
+
+import jax
+from flax import nnx
+import jax.numpy as jnp
+
+from sr4.core import sharding
+from sr4.core.av import AV
+from sr4.nn import attention
+from sr4.nn import linear
+from sr4.nn import modulation
+from sr4.nn import norm
+from sr4.nn import rope
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+  """What a branch carries from layer to layer."""
+  x: jax.Array  # [b s d] modality tokens
+  text: jax.Array  # [b m d] its own text stream
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What every layer of a branch is told, the same in all."""
+  mod: jax.Array  # [9 b d] shift, scale, gate: self-attention, MLP, audio-video attention
+  text_mod: jax.Array  # [6 b d] the same for a dual-stream layer's text
+  angle: jax.Array  # [b s k/2] rotary angles of self-attention
+  time_angle: jax.Array  # [b s k/2] rotary angles of audio-video attention: time alone
+  valid: jax.Array  # bool [b s]
+  readable: jax.Array  # bool [b s]: tokens that the other branch may read
+  prompt: jax.Array  # [b m d] the prompt as first projected
+  text_valid: jax.Array  # bool [b m]
+
+
+class Stream(nnx.Module):
+  """Self-attention projections, MLP and modulation table of one token stream."""
+
+  def __init__(self, c, *, rngs: nnx.Rngs):
+    d, n, k, f = c.width, c.heads, c.head_dim, c.mlp_ratio * c.width
+    make = lambda *args: linear.Linear(*args, dtype=c.dtype, rngs=rngs)
+    self.table = modulation.table(6, d)
+    self.qkv = make('bsd,dxnk->xbsnk', (d, 3, n, k), ('fsdp', None, 'tensor', None))
+    self.q_norm, self.k_norm = norm.RMSNorm(k), norm.RMSNorm(k)
+    self.out = make('bsnk,nkd->bsd', (n, k, d), ('tensor', None, 'fsdp'))
+    self.up = make('bsd,df->bsf', (d, f), ('fsdp', 'tensor'))
+    self.down = make('bsf,fd->bsd', (f, d), ('tensor', 'fsdp'))
+
+  def mod(self, shared: jax.Array):
+    return shared[:6] + self.table[...][:, None]
+
+  def project(self, x, mod, angle=None):
+    """Normed, modulated and rotated queries, keys, values, [b s n k] each."""
+    q, k, v = self.qkv(modulation.modulate(x, mod[0], mod[1]))
+    q, k = self.q_norm(q), self.k_norm(k)
+    if angle is not None:
+      q, k = rope.rotate(q, angle), rope.rotate(k, angle)
+    return q, k, v
+
+  def merge(self, x, attended, mod, layout):
+    return modulation.gate(x, self.out(attended, layout), mod[2])
+
+  def mlp(self, x, mod, layout):
+    y = jax.nn.gelu(self.up(modulation.modulate(x, mod[3], mod[4])), approximate=True)
+    return modulation.gate(x, self.down(y, layout), mod[5])
+
+
+class CrossAttention(nnx.Module):
+  """Queries of one token list, keys and values of another; per-head qk RMSNorm."""
+
+  def __init__(self, c, *, rngs: nnx.Rngs):
+    d, n, k = c.width, c.heads, c.head_dim
+    make = lambda *args: linear.Linear(*args, dtype=c.dtype, rngs=rngs)
+    self.q = make('bsd,dnk->bsnk', (d, n, k), ('fsdp', 'tensor', None))
+    self.kv = make('bsd,dxnk->xbsnk', (d, 2, n, k), ('fsdp', None, 'tensor', None))
+    self.q_norm, self.k_norm = norm.RMSNorm(k), norm.RMSNorm(k)
+    self.out = make('bsnk,nkd->bsd', (n, k, d), ('tensor', None, 'fsdp'))
+
+  def __call__(self, x, source, valid, angles=None):
+    """[b s d] read from source [b r d] where valid [b r]; angles: of queries and of keys."""
+    q, (k, v) = self.q(x), self.kv(source)
+    q, k = self.q_norm(q), self.k_norm(k)
+    if angles is not None:
+      q, k = rope.rotate(q, angles[0]), rope.rotate(k, angles[1])
+    o, = attention.attend((q,), (k,), (v,), (valid,), (sharding.TOKEN_HEADS,))
+    out = self.out(o, sharding.TOKENS)
+    # The output bias too is silent where there is nothing to read.
+    return jnp.where(jnp.any(valid, -1)[:, None, None], out, 0)
+
+
+class Branch(nnx.Module):
+  """One modality's half of a layer."""
+
+  def __init__(self, c, *, dual: bool, reads_text: bool, rngs: nnx.Rngs):
+    self.tokens = Stream(c, rngs=rngs)
+    self.text = Stream(c, rngs=rngs) if dual else None
+    self.text_norm = norm.LayerNorm(c.width) if reads_text else None
+    self.text_cross = CrossAttention(c, rngs=rngs) if reads_text else None
+    self.cross = CrossAttention(c, rngs=rngs)
+    self.cross_table = modulation.table(3, c.width)
+
+  def streams(self, ctx: Context):
+    """(stream, its modulation) of the modality and of the text."""
+    text, text_mod = (self.text, ctx.text_mod) if self.text else (self.tokens, ctx.mod)
+    return (self.tokens, self.tokens.mod(ctx.mod)), (text, text.mod(text_mod))
+
+  def self_attend(self, y: Tokens, ctx: Context) -> Tokens:
+    (tokens, mod), (text, text_mod) = self.streams(ctx)
+    q, k, v = zip(tokens.project(y.x, mod, ctx.angle), text.project(y.text, text_mod))
+    o, o_text = attention.attend(q, k, v, (ctx.valid, ctx.text_valid),
+                                 (sharding.TOKEN_HEADS, sharding.TEXT_HEADS))
+    return Tokens(tokens.merge(y.x, o, mod, sharding.TOKENS),
+                  text.merge(y.text, o_text, text_mod, sharding.TEXT))
+
+  def read_text(self, y: Tokens, ctx: Context) -> Tokens:
+    if self.text_cross is None:
+      return y
+    read = self.text_cross(self.text_norm(y.x), ctx.prompt, ctx.text_valid)
+    return dataclasses.replace(y, x=y.x + read)
+
+  def read_other(self, y: Tokens, other: Tokens, ctx: Context, theirs: Context) -> Tokens:
+    shift, scale, amount = ctx.mod[6:] + self.cross_table[...][:, None]
+    source = modulation.norm.layer_norm(other.x).astype(y.x.dtype)
+    read = self.cross(modulation.modulate(y.x, shift, scale), source, theirs.readable,
+                      (ctx.time_angle, theirs.time_angle))
+    return dataclasses.replace(y, x=modulation.gate(y.x, read, amount))
+
+  def mlp(self, y: Tokens, ctx: Context) -> Tokens:
+    (tokens, mod), (text, text_mod) = self.streams(ctx)
+    return Tokens(tokens.mlp(y.x, mod, sharding.TOKENS),
+                  text.mlp(y.text, text_mod, sharding.TEXT))
+
+
+class Layer(nnx.Module):
+  """Both branches, dual-stream or single-stream."""
+
+  def __init__(self, c, *, dual: bool, rngs: nnx.Rngs):
+    self.video = Branch(c, dual=dual, reads_text=True, rngs=rngs)
+    self.audio = Branch(c, dual=dual, reads_text=False, rngs=rngs)
+
+  def __call__(self, y: AV, ctx: AV) -> AV:
+    """AV of Tokens -> AV of Tokens; a modality that is None is not computed at all."""
+    video, audio = y
+    if video is not None:
+      video = self.video.read_text(self.video.self_attend(video, ctx.video), ctx.video)
+    if audio is not None:
+      audio = self.audio.read_text(self.audio.self_attend(audio, ctx.audio), ctx.audio)
+    if video is not None and audio is not None:
+      audio = self.audio.read_other(audio, video, ctx.audio, ctx.video)
+      video = self.video.read_other(video, audio, ctx.video, ctx.audio)
+    return AV(video and self.video.mlp(video, ctx.video), audio and self.audio.mlp(audio, ctx.audio))

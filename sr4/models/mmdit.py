@@ -1,0 +1,200 @@
+"""The symmetric twin MMDiT of SkyReels-V4 (arXiv 2602.21818, section 2 of the report).
+
+Two branches of equal depth and width, video and audio, each with its own text stream.  The model is a
+callable: (noisy latents, times, Condition) -> velocities.
+"""
+import dataclasses
+import functools
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from sr4.core import sharding
+from sr4.core.av import AV
+from sr4.core.batch import Condition
+from sr4.models import block
+from sr4.nn import embed
+from sr4.nn import linear
+from sr4.nn import modulation
+from sr4.nn import rope
+
+AUDIO_ROPE_SCALES = ('seconds', 'per_clip', 'paper')
+REMAT = {
+    'none': jax.checkpoint_policies.everything_saveable,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Sizes of the model.  Defaults are the codecs' and the text encoder's of the full system."""
+  width: int = 256
+  heads: int = 4
+  dual_layers: int = 2  # M
+  single_layers: int = 4  # N
+  mlp_ratio: int = 4
+  video_channels: int = 16
+  audio_channels: int = 40
+  text_width: int = 3584
+  patch: tuple[int, int, int] = (1, 2, 2)
+  audio_rope_scale: str = 'seconds'  # or per_clip, or paper: 21/218 a latent
+  video_rate: float = 4.0  # latent frames a second: one unit of rotary time
+  audio_rate: float = 44100 / 1024  # audio latents a second
+  dtype: str = 'bfloat16'
+  remat: str = 'full'
+
+  def __post_init__(self):
+    if self.width % self.heads or self.head_dim % 2:
+      raise ValueError(f'width {self.width} / heads {self.heads} must be a whole, even head dim')
+    for field, value, known in (('audio_rope_scale', self.audio_rope_scale, AUDIO_ROPE_SCALES),
+                                ('remat', self.remat, tuple(REMAT))):
+      if value not in known:
+        raise ValueError(f'model.{field}={value!r} is not among {known}')
+
+  @property
+  def head_dim(self) -> int:
+    return self.width // self.heads
+
+
+SIZES = {
+    'debug': dict(width=64, heads=2, dual_layers=1, single_layers=2),
+    'tiny': dict(width=256, heads=4, dual_layers=2, single_layers=4),
+    'small': dict(width=1536, heads=12, dual_layers=8, single_layers=16),
+    'base': dict(width=3072, heads=24, dual_layers=8, single_layers=16),
+    'large': dict(width=4096, heads=32, dual_layers=12, single_layers=24),
+}
+SIZES |= {f'{name}-hd256': size | dict(heads=size['heads'] // 2)
+          for name, size in SIZES.items() if name in ('small', 'base', 'large')}
+
+
+class Trunk(nnx.Module):
+  """What one branch has outside its layers: embeddings of latents, text and time, and the head."""
+
+  def __init__(self, c: Config, channels_in: int, channels_out: int, *, rngs: nnx.Rngs):
+    d, make = c.width, lambda *args, **kw: linear.Linear(*args, rngs=rngs, **kw)
+    self.embed = make('bsc,cd->bsd', (channels_in, d), (None, 'fsdp'), dtype=c.dtype)
+    self.text_in = make('bme,ed->bmd', (c.text_width, d), (None, 'fsdp'), dtype=c.dtype)
+    self.text_out = make('bmd,de->bme', (d, d), ('fsdp', None), dtype=c.dtype)
+    self.time = modulation.TimeEmbedding(d, rngs=rngs)
+    self.mod = modulation.projection(9, d, rngs=rngs)
+    self.text_mod = modulation.projection(6, d, rngs=rngs)
+    self.head_table = modulation.table(2, d)
+    self.head_mod = modulation.projection(2, d, rngs=rngs)
+    self.head = make('bsd,dc->bsc', (d, channels_out), ('fsdp', None), dtype='float32', zero=True)
+
+  def read_prompt(self, text):
+    return self.text_out(jax.nn.gelu(self.text_in(text), approximate=True))
+
+  def predict(self, x, time):
+    """[b s d] -> fp32 [b s patch*channels]."""
+    shift, scale = self.head_mod(time) + self.head_table[...][:, None]
+    return self.head(modulation.modulate(x, shift, scale))
+
+
+class MMDiT(nnx.Module):
+  """v(x_t, t, condition), Eq. 6."""
+
+  def __init__(self, c: Config, *, rngs: nnx.Rngs):
+    patch = c.patch[0] * c.patch[1] * c.patch[2]
+    self.config = c
+    # Z = Concat(V, I, M) before patching (Eq. 7); audio has neither I nor M.
+    self.video = Trunk(c, patch * (2 * c.video_channels + 1), patch * c.video_channels, rngs=rngs)
+    self.audio = Trunk(c, c.audio_channels, c.audio_channels, rngs=rngs)
+    stack = lambda depth, dual: jax.vmap(
+        lambda key: block.Layer(c, dual=dual, rngs=nnx.Rngs(key)))(
+            jax.random.split(rngs.params(), depth))
+    self.dual = stack(c.dual_layers, True)
+    self.single = stack(c.single_layers, False)
+
+  @property
+  def patches(self) -> AV:
+    return AV(self.config.patch, (1,))
+
+  def __call__(self, x: AV, t: AV, cond: Condition) -> AV:
+    """Velocities for the generated segments.
+
+    Args:
+      x: tuple of noisy latents per modality, one for each generated segment, [b t h w c] / [b l c].
+      t: [b] per modality in [0, 1]; 1 is data.
+      cond: what to follow.  A modality whose segments are None is left out altogether.
+    Returns:
+      AV of tuples, fp32, shaped as x.
+    """
+    trunks = AV(self.video, self.audio)
+    active = AV(*(segments is not None for segments in cond.segments))
+    each = lambda f: AV(*(f(i) if active[i] else None for i in range(2)))
+    times = each(lambda i: trunks[i].time(t[i]))
+    tokens = each(lambda i: self.tokens(trunks[i], self.patches[i], x[i], cond.segments[i], cond))
+    contexts = each(lambda i: self.context(i, trunks[i], times[i], x, tokens[i], cond))
+
+    def layer(y, parameters):
+      return parameters(y, contexts), None
+
+    layer = jax.checkpoint(layer, policy=REMAT[self.config.remat])
+    y = tokens
+    for layers in (self.dual, self.single):
+      y, _ = jax.lax.scan(layer, y, layers)
+    out = each(lambda i: trunks[i].predict(y[i].x, times[i]))
+    return each(lambda i: self.velocities(out[i], x[i], cond.segments[i], self.patches[i]))
+
+  def tokens(self, trunk: Trunk, patch, x, segments, cond) -> block.Tokens:
+    """All segments as one list of tokens, padded once to the mesh, and the branch's text stream."""
+    noisy = iter(x)
+    grids = []
+    for segment in segments:
+      parts = [next(noisy) if segment.generated else segment.known]
+      if segment.mask is not None:
+        parts += [segment.known, segment.mask]
+      z = jnp.concatenate([part.astype(jnp.float32) for part in parts], -1)
+      grids.append(sharding.on_rows(functools.partial(embed.patchify, patch=patch))(z))
+    tokens = trunk.embed(pad(jnp.concatenate(grids, 1)), sharding.TOKENS)
+    return block.Tokens(jax.reshard(tokens, sharding.TOKENS), trunk.read_prompt(cond.text))
+
+  def context(self, modality, trunk, time, x, tokens, cond) -> block.Context:
+    c, segments = self.config, cond.segments[modality]
+    positions = pad(jnp.concatenate([s.positions for s in segments], 1))
+    valid = pad(jnp.concatenate([s.valid for s in segments], 1))
+    clock = self.clock(modality, positions[..., :1], x)
+    if modality == 0:
+      space = jnp.concatenate([clock, positions[..., 1:]], -1)
+      angle = rope.angles(space, rope.split_3d(c.head_dim))
+    else:
+      angle = rope.angles(clock, (c.head_dim,))
+    return block.Context(
+        mod=trunk.mod(time), text_mod=trunk.text_mod(time),
+        angle=jax.reshard(angle, sharding.TOKENS),
+        time_angle=jax.reshard(rope.angles(clock, (c.head_dim,)), sharding.TOKENS),
+        valid=valid, readable=valid & cond.present[modality][:, None],
+        prompt=tokens.text, text_valid=cond.text_valid)
+
+  def clock(self, modality, seconds, x):
+    """Rotary time, in latent frames of video; the report scales audio by 21/218 (section 2)."""
+    c = self.config
+    if modality == 0 or c.audio_rope_scale == 'seconds':
+      return seconds * c.video_rate
+    if c.audio_rope_scale == 'paper':
+      return seconds * c.audio_rate * (21 / 218)
+    if x.video is None:
+      return seconds * c.video_rate
+    return seconds * c.audio_rate * (x.video[0].shape[1] / x.audio[0].shape[1])
+
+  def velocities(self, out, x, segments, patch) -> tuple[jax.Array, ...]:
+    """The tokens of the generated segments, as latents again."""
+    noisy, start, found = iter(x), 0, []
+    for segment in segments:
+      length = segment.positions.shape[1]
+      if segment.generated:
+        grid = next(noisy).shape[1:-1]
+        latent = functools.partial(embed.unpatchify, grid=grid, patch=patch)
+        whole = jax.reshard(out, sharding.TEXT)
+        found.append(sharding.on_rows(latent)(whole[:, start:start + length]))
+      start += length
+    return tuple(found)
+
+
+def pad(x: jax.Array) -> jax.Array:
+  """[b s ...] with s rounded up to the mesh's `seq` axis; padding is zero, and so not valid."""
+  extra = -x.shape[1] % sharding.axis_size('seq')
+  return jnp.pad(x, [(0, 0), (0, extra)] + [(0, 0)] * (x.ndim - 2)) if extra else x

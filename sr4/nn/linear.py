@@ -1,0 +1,38 @@
+"""The one dense layer: an einsum whose weight states its shape and its layout together."""
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from sr4.core import sharding
+
+
+class Linear(nnx.Module):
+  """y = einsum(eqn, x, kernel) + bias, in `dtype`, from fp32 parameters.
+
+  eqn is 'input,kernel->output', such as 'bsd,dxnk->xbsnk'.  The bias has the axes of the kernel that
+  reach the output.  The kernel is drawn with variance 1/fan-in, or is zero.
+  """
+
+  def __init__(self, eqn: str, shape, spec, *, dtype, rngs: nnx.Rngs, zero: bool = False):
+    operands, out = eqn.split('->')
+    kernel = operands.split(',')[1]
+    size, layout = dict(zip(kernel, shape)), dict(zip(kernel, spec))
+    fan_in = math.prod(size[axis] for axis in kernel if axis not in out)
+    kept = [axis for axis in out if axis in kernel]
+    # fsdp splits a contracted axis; a bias is too small to split by it.
+    bias_spec = [None if layout[axis] == 'fsdp' else layout[axis] for axis in kept]
+    draw = jax.random.normal(rngs.params(), shape, out_sharding=P(*spec)) * fan_in**-0.5
+    self.kernel = nnx.Param(jnp.zeros_like(draw) if zero else draw)
+    self.bias = nnx.Param(jnp.zeros([size[axis] for axis in kept], out_sharding=P(*bias_spec)))
+    self.eqn, self.dtype = eqn, dtype
+    self.expand = tuple(axis in kernel for axis in out)
+
+  def __call__(self, x: jax.Array, out: P | None = None) -> jax.Array:
+    """`out` is the output's layout, needed where the contracted axis is split (tensor parallel)."""
+    kernel = sharding.gathered(self.kernel[...].astype(self.dtype))
+    y = jnp.einsum(self.eqn, x.astype(self.dtype), kernel, out_sharding=out)
+    bias = self.bias[...].astype(self.dtype)
+    return y + bias[tuple(slice(None) if keep else None for keep in self.expand)]

@@ -1,0 +1,33 @@
+"""Rotary position embedding (arXiv 2104.09864) of real-valued coordinates, adjacent pairs rotated."""
+import jax
+import jax.numpy as jnp
+
+
+def split_3d(head_dim: int) -> tuple[int, int, int]:
+  """Channels of a head for (t, h, w): 44, 42, 42 of 128, as in Wan."""
+  side = 2 * (head_dim // 6)
+  return head_dim - 2 * side, side, side
+
+
+def angles(coordinates: jax.Array, dims: tuple[int, ...], theta: float = 1e4) -> jax.Array:
+  """Angle of each pair of channels.
+
+  Args:
+    coordinates: [... p], one number per axis; time in latent frames, space in patches.
+    dims: channels that rotate with each of the p axes, all even.
+  Returns:
+    float32 [... sum(dims) / 2]: coordinate * theta^(-2 i / dim).
+  """
+  parts = []
+  for axis, dim in enumerate(dims):
+    frequency = theta ** (-jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
+    parts.append(coordinates[..., axis, None].astype(jnp.float32) * frequency)
+  return jnp.concatenate(parts, -1)
+
+
+def rotate(x: jax.Array, angle: jax.Array) -> jax.Array:
+  """x [b s n k] with channels (2i, 2i + 1) turned by angle [b s k/2]; the norm does not change."""
+  even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
+  cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+  turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
+  return turned.reshape(x.shape).astype(x.dtype)

@@ -1,0 +1,139 @@
+"""Checkpoints: names and arrays, a digest for each, and a page of JSON.  No framework types on disk.
+
+  DIR/1000/arrays   Orbax: {'model.dual.video.tokens.qkv.kernel': array, 'ema...': ..., 'opt...': ...}
+  DIR/1000/page     JSON: config, data position, {name: digest}
+
+Orbax writes asynchronously and makes a step visible only when it is whole.  It restores a flipped byte
+silently, so each array carries a digest that is checked at restore.
+"""
+import os
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from sr4.core import errors
+from sr4.core import tree
+from sr4.core.sharding import P
+
+CHUNK = 64 << 20  # bytes; aligned to layers, so that one layer can be read alone
+
+
+class CheckpointError(errors.UserError):
+  """A checkpoint that is missing, broken, or of something else."""
+
+
+class Checkpoints:
+  """The checkpoints of one run.  Use as a context: leaving waits for the last write."""
+
+  def __init__(self, directory: str, keep: int = 3):
+    self.directory = os.path.abspath(directory)
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    self.manager = ocp.CheckpointManager(self.directory, options=options)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.manager.wait_until_finished()
+    self.manager.close()
+
+  def latest(self) -> int | None:
+    return self.manager.latest_step()
+
+  def save(self, step: int, state, page: dict):
+    """Starts to write; returns when the state may be changed.  page: JSON, without digests."""
+    flat = tree.to_flat(state)
+    page = page | {'digests': digests(flat)}
+    layout = lambda name: (0,) if '.dual.' in name or '.single.' in name else ()
+    save_args = {name: ocp.SaveArgs(chunk_byte_size=CHUNK, shard_axes=layout(name)) for name in flat}
+    self.manager.save(step, args=ocp.args.Composite(
+        arrays=ocp.args.PyTreeSave(flat, save_args=save_args), page=ocp.args.JsonSave(page)))
+
+  def wait(self):
+    self.manager.wait_until_finished()
+
+
+def page(directory: str, step: int | None = None) -> tuple[int, dict]:
+  """(step, page) of the latest checkpoint, or of that step.
+
+  Raises:
+    CheckpointError: there is none.
+  """
+  root = epath.Path(os.path.abspath(directory))
+  steps = sorted(int(p.name) for p in root.iterdir() if p.name.isdigit()) if root.is_dir() else []
+  if not steps or (step is not None and step not in steps):
+    there = f'it has steps {steps}' if steps else 'it has no checkpoints'
+    raise CheckpointError(f'{directory}: no checkpoint {"" if step is None else step}; {there}. '
+                          'Give the folder that training wrote (WORKDIR/checkpoints)')
+  step = steps[-1] if step is None else step
+  return step, ocp.JsonCheckpointHandler().restore(root / str(step) / 'page')
+
+
+def restore(directory: str, step: int, like, prefix: str = ''):
+  """A tree like `like`, from the arrays whose names start with prefix; digests checked.
+
+  Args:
+    like: tree of shapes, dtypes and shardings (core/tree.py `abstract`).
+    prefix: 'ema.' reads the averaged weights into a bare model.
+  Raises:
+    CheckpointError: other names, shapes or dtypes than the checkpoint's; a digest that differs.
+  """
+  path = epath.Path(os.path.abspath(directory)) / str(step)
+  wanted = {prefix + name: x for name, x in tree.to_flat(like).items()}
+  handler = ocp.PyTreeCheckpointHandler()
+  saved = handler.metadata(path / 'arrays').tree
+  _check_same(path, wanted, {n: m for n, m in saved.items() if n.startswith(prefix)})
+  args = {name: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype)
+          for name, x in wanted.items()}
+  flat = handler.restore(path / 'arrays', args=ocp.args.PyTreeRestore(
+      item=wanted, restore_args=args, partial_restore=True))
+  _, told = page(directory, step)
+  broken = [name for name, digest in digests(flat).items() if told['digests'][name] != digest]
+  if broken:
+    raise CheckpointError(f'{path}: {len(broken)} arrays are not as they were written, the first is '
+                          f'{broken[0]!r}; the files are damaged: take an earlier step')
+  return tree.from_flat(like, {name.removeprefix(prefix): x for name, x in flat.items()})
+
+
+def _check_same(path, wanted: dict, saved: dict):
+  missing, extra = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
+  differ = [name for name in sorted(wanted.keys() & saved.keys())
+            if tuple(wanted[name].shape) != tuple(saved[name].shape)]
+  told = []
+  if differ:
+    name = differ[0]
+    told.append(f'{len(differ)} of other shapes, such as {name!r}: {tuple(saved[name].shape)} there, '
+                f'{tuple(wanted[name].shape)} here')
+  for names, what in ((missing, 'missing there'), (extra, 'unknown here')):
+    if names:
+      told.append(f'{len(names)} {what}, such as {names[0]!r}')
+  if told:
+    raise CheckpointError(f'{path} is a checkpoint of another config: ' + '; '.join(told)
+                          + '. Use the config it was trained with, or another workdir')
+
+
+def digests(flat: dict) -> dict[str, str]:
+  """{name: hex digest}; computed where the arrays lie, equal for any layout."""
+  hexadecimal = lambda pair: f'{int(pair[0]):08x}{int(pair[1]):08x}'
+  return {name: hexadecimal(jax.device_get(_digest(x))) for name, x in flat.items()}
+
+
+@jax.jit  # Of each array, not of all: the same shapes come four times in a State.
+def _digest(x: jax.Array) -> jax.Array:
+  """Two sums mod 2^32 of the bits, each weighted by odd numbers of its place: uint32 [2].
+
+  An odd weight is invertible mod 2^32, so no change within one element goes unseen.
+  """
+  def sums(x):
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    bits = x if x.dtype == bool else jax.lax.bitcast_convert_type(x, unsigned)
+    bits = bits.astype(jnp.uint32)
+    place = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+      place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    mixed = (place ^ (place >> 15)) * jnp.uint32(0x2C1B3C6D)
+    weights = (2 * place + 1, 2 * (mixed ^ (mixed >> 12)) + 1)
+    return jnp.stack([jnp.sum(bits * w, dtype=jnp.uint32) for w in weights])
+  return jax.sharding.auto_axes(sums, out_sharding=P())(x)

@@ -1,0 +1,160 @@
+"""The training loop: batch, update, measure, save, sample."""
+import dataclasses
+import functools
+import os
+import time
+
+import jax
+
+from sr4 import pipeline
+from sr4.core import config as config_lib
+from sr4.core import errors
+from sr4.core import prng
+from sr4.core import sharding
+from sr4.core import tree
+from sr4.flow import conditioning
+from sr4.flow import loss as flow_loss
+from sr4.models import system as system_lib
+from sr4.training import checkpoint
+from sr4.training import metrics as metrics_lib
+from sr4.training import optimizer
+from sr4.training import preemption
+from sr4.training import state as state_lib
+from sr4.training import step as step_lib
+
+
+class Diverged(errors.UserError):
+  """Too many steps in a row had no usable gradient."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Devices along each axis; fsdp = -1 takes what is left."""
+  data: int = 1
+  fsdp: int = -1
+  seq: int = 1
+  tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PreviewConfig:
+  """Clips sampled while training; every = 0: none."""
+  every: int = 0
+  prompts: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What the loop itself reads, apart from the sections of others."""
+  steps: int
+  seed: int = 0
+  save_every: int = 1000
+  keep: int = 3
+  log_every: int = 10
+  max_seconds: float = 0.0  # stop (and save) after so long; 0: no limit
+
+
+def run(config, workdir: str, progress: bool = True) -> state_lib.State:
+  """Trains what the config describes, from where the workdir left off, to its end or SIGTERM."""
+  from data_pipelines import loader as loader_lib  # Media libraries: only who trains needs them.
+
+  system = system_lib.build(config)
+  c = config_lib.build(Config, config['train'], 'config.train')
+  flow = config_lib.build(flow_loss.Config, config['flow'], 'config.flow')
+  step_config = config_lib.build(step_lib.Config, config['step'], 'config.step')
+  optim = config_lib.build(
+      optimizer.Config, dict(config['optimizer']) | {'steps': c.steps}, 'config.optimizer')
+  preview = config_lib.build(PreviewConfig, config['preview'], 'config.preview')
+  sampling = config_lib.build(pipeline.Config, config['sample'], 'config.sample')
+  data = config_lib.build(loader_lib.Config, config['data'], 'config.data')
+  mesh = sharding.make_mesh(**dataclasses.asdict(
+      config_lib.build(MeshConfig, config['mesh'], 'config.mesh')))
+
+  sizes = [system.size(b.frames, b.height, b.width, b.fps) for b in data.buckets]
+  audio = system.codecs.audio
+  load = loader_lib.Loader(data, sizes, system.text, audio.sample_rate, audio.audio_channels,
+                           seed=c.seed, host=jax.process_index(), hosts=jax.process_count())
+  say(load.table(system.tokens, c.steps))
+  tx, key = optimizer.make(optim), jax.random.key(c.seed)
+  init = lambda key: state_lib.init(system.model, tx, prng.named(key, 'init'))
+  page = {'config': config_lib.to_json(config), 'schedule': load.schedule.fingerprint()}
+  directory = os.path.join(workdir, 'checkpoints')
+
+  with (jax.set_mesh(mesh), preemption.Preemption() as stop,
+        checkpoint.Checkpoints(directory, c.keep) as saves):
+    # The order of resuming: 1. the latest whole checkpoint, 2. its data must be ours, 3. its arrays,
+    # 4. the loader at its step.  The step is all the random state there is.
+    if (latest := saves.latest()) is None:
+      state = jax.jit(init)(key)
+    else:
+      state = resume(directory, latest, tree.abstract(init, key), page['schedule'])
+    start = int(state.step)
+    say(f'{tree.count(state.model) / 1e6:.1f} M parameters, step {start} of {c.steps}, '
+        f'mesh {dict(mesh.shape)}')
+    updates = [jax.jit(functools.partial(update, tx, system, size, flow, step_config),
+                       donate_argnums=0) for size in sizes]
+    metrics = metrics_lib.Metrics(workdir, c.steps, start, c.log_every, progress)
+    batches, begun = load(start, c.steps), time.monotonic()
+    done = start
+    while done < c.steps:
+      asked = time.monotonic()
+      _, bucket, clips = next(batches)
+      waited = time.monotonic() - asked
+      state, measured = updates[bucket](state, key, sharding.rows(clips))
+      done += 1
+      check(metrics.push(done, measured, len(clips.text), waited), step_config)
+      late = c.max_seconds and time.monotonic() - begun > c.max_seconds
+      last = late or done == c.steps or stop.reached(done)
+      if last or done % c.save_every == 0:
+        check(metrics.flush(), step_config)
+        saves.save(done, state, page)
+        metrics.pause()
+      if preview.every and done % preview.every == 0:
+        write_previews(system, state.ema, sizes[0], sampling, preview.prompts,
+                       os.path.join(workdir, 'previews', f'{done:07d}'))
+        metrics.pause()
+      if last:
+        break
+    metrics.close()
+  say(f'step {done} of {c.steps} is saved in {directory}')
+  return state
+
+
+def update(tx, system, size, flow, c, state, key, clips):
+  """Media to latents and one step, in one program."""
+  batch = conditioning.encode(system.codecs, size, system.config.patch, clips)
+  return step_lib.update(tx, flow, c, state, key, batch)
+
+
+def resume(directory: str, step: int, like, schedule: str):
+  _, page = checkpoint.page(directory, step)
+  if page['schedule'] != schedule:
+    raise checkpoint.CheckpointError(
+        f'{directory}: step {step} was reached on other data or buckets (schedule '
+        f'{page["schedule"]}, here {schedule}), so its position means nothing here; restore the data '
+        'section and the seed, or start another workdir')
+  return checkpoint.restore(directory, step, like)
+
+
+def check(row: dict | None, c: step_lib.Config):
+  """Stops a run that only skips."""
+  if row and row['skipped_in_a_row'] >= c.patience:
+    raise Diverged(f'{c.patience} steps in a row had a loss or gradient that is not finite or spikes '
+                   f'(the last: loss {row["loss"]:.3g}, gradient norm {row["grad_norm"]:.3g}); lower '
+                   'optimizer.learning_rate or look at the data, then resume')
+
+
+def write_previews(system, model, size, sampling, prompts, folder):
+  from data_pipelines import media
+  sampler = pipeline.Pipeline(system, model, size, sampling)
+  clips = sampler(prompts, range(len(prompts)))
+  if jax.process_index() == 0:
+    os.makedirs(folder, exist_ok=True)
+    for i, clip in enumerate(clips):
+      media.write(os.path.join(folder, f'{i:02d}.mp4'), clip.frames, size.fps, clip.samples,
+                  system.codecs.audio.sample_rate, metadata={'comment': clip.prompt})
+
+
+def say(text: str):
+  if jax.process_index() == 0:
+    print(text, flush=True)

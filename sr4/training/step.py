@@ -1,0 +1,85 @@
+"""One step: a pure function of the state, the root key and the batch."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sr4.core import prng
+from sr4.core.sharding import DP, P
+from sr4.flow import loss as flow_loss
+from sr4.training.state import Guard, State
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  ema: float = 0.999  # decay of the moving average of the weights
+  accumulate: int = 1  # microbatches a step: same update, less memory
+  spike: float = 20.0  # a gradient norm this many times its running mean skips the step
+  patience: int = 20  # skipped steps in a row after which the run stops
+
+
+def update(tx, flow: flow_loss.Config, c: Config, state: State, root_key, batch):
+  """(state, metrics) after one batch.
+
+  A step whose loss or gradient is not finite, or whose gradient is a spike, changes nothing but the
+  counters, and so the data and the random numbers move on.
+  Metrics are fp32 scalars: loss, video, audio, grad_norm, skipped, skipped_in_a_row.
+  """
+  key = prng.named(root_key, 'step', state.step)
+  weights = flow_loss.row_weights(batch.weights)
+  (total, per), grads = accumulated(state.model, key, batch, weights, flow, c.accumulate)
+  norm = optax.global_norm(grads)
+  usual = state.guard.norm
+  good = jnp.isfinite(total) & jnp.isfinite(norm) & ((usual == 0) | (norm < c.spike * usual))
+
+  updates, opt = tx.update(grads, state.opt, state.model)
+  model = optax.apply_updates(state.model, updates)
+  # While young, the average forgets faster, or it would remember the initialisation.
+  decay = jnp.minimum(c.ema, (1 + state.step) / (10 + state.step))
+  ema = optax.incremental_update(model, state.ema, 1 - decay)
+  new = (model, ema, opt, jnp.where(usual == 0, norm, 0.98 * usual + 0.02 * norm))
+  old = (state.model, state.ema, state.opt, usual)
+  model, ema, opt, usual = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+
+  bad = 1 - good.astype(jnp.int32)
+  guard = Guard(usual, state.guard.skipped + bad, (state.guard.in_a_row + bad) * bad)
+  metrics = {'loss': total, **per, 'grad_norm': norm, 'skipped': guard.skipped,
+             'skipped_in_a_row': guard.in_a_row}
+  return State(state.step + 1, model, ema, opt, guard), metrics
+
+
+def accumulated(model, key, batch, weights, flow, parts: int):
+  """((loss, {modality: loss}), gradient), summed over `parts` microbatches.
+
+  Rows weigh the same in any number of parts, as their shares are those of the whole batch.
+  """
+  def weighted(model, key, batch, weights):
+    per = flow_loss.per_example(model, key, batch, flow)
+    per = {name: jnp.sum(loss * w) for name, loss, w in zip(per._fields, per, weights)
+           if loss is not None}
+    return sum(per.values()), per
+
+  grad = jax.value_and_grad(weighted, has_aux=True)
+  if parts == 1:
+    return grad(model, key, batch, weights)
+  split = jax.tree.map(lambda x: microbatches(x, parts), (batch, weights))
+
+  def add(total, part):
+    i, (batch, weights) = part
+    return jax.tree.map(jnp.add, total, grad(model, prng.named(key, 'part', i), batch, weights)), None
+
+  first = jax.tree.map(lambda x: x[0], split)
+  like = jax.eval_shape(grad, model, key, *first)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding.spec), like)
+  return jax.lax.scan(add, zeros, (jnp.arange(parts), split))[0]
+
+
+def microbatches(x: jax.Array, parts: int) -> jax.Array:
+  """[b ...] -> [parts b/parts ...], each part spread over the whole mesh."""
+  rows, rest = x.shape[0], x.shape[1:]
+  if rows % parts:
+    raise ValueError(f'accumulate={parts} does not divide the {rows} rows of a batch')
+  spec = (None,) * len(rest)
+  x = x.reshape(rows // parts, parts, *rest, out_sharding=P(DP, None, *spec))
+  return jnp.moveaxis(x, 1, 0)
