@@ -1,5 +1,6 @@
 """Records to batches: what a step sees is a function of (seed, step), on any number of hosts."""
 import dataclasses
+import os
 import threading
 from typing import Callable, Iterator
 
@@ -43,6 +44,7 @@ class CaptionConfig:
 @dataclasses.dataclass(frozen=True)
 class Config:
   buckets: tuple[BucketConfig, ...]
+  root: str = ''  # folders of records are relative to it
   captions: CaptionConfig = CaptionConfig()
   threads: int = 2
   prefetch: int = 2  # batches; one of 256p clips is tens of megabytes
@@ -52,10 +54,10 @@ class Config:
 class Folders:
   """Several folders of records as one sequence."""
 
-  def __init__(self, name: str, folders: tuple[str, ...]):
+  def __init__(self, name: str, root: str, folders: tuple[str, ...]):
     if not folders:
       raise DataError(f'bucket {name!r} names no folder of records')
-    self.sources = [records.Source(folder) for folder in folders]
+    self.sources = [records.Source(os.path.join(root, folder)) for folder in folders]
     self.starts = np.cumsum([0] + [len(s) for s in self.sources])
 
   def __len__(self) -> int:
@@ -80,7 +82,7 @@ class Loader:
                seed: int, host: int = 0, hosts: int = 1):
     self.config, self.text, self.channels = config, text, channels
     self.host, self.hosts = host, hosts
-    self.folders = [Folders(b.name, b.records) for b in config.buckets]
+    self.folders = [Folders(b.name, config.root, b.records) for b in config.buckets]
     for size, folders in zip(sizes, self.folders):
       for source in folders.sources:
         check_fits(source, size, sample_rate)

@@ -1,0 +1,1 @@
+"""What `sr4 evaluate` measures; imports core and numpy only."""

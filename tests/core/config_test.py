@@ -1,0 +1,152 @@
+"""sr4/core/config.py: what is built, and that each mistake is one line with key, value and rule."""
+import dataclasses
+
+import ml_collections
+import pytest
+
+from sr4.core import config
+
+PROGRAM = '''
+import ml_collections
+
+
+def get_config(arg='none'):
+  return ml_collections.ConfigDict(dict(
+      arg=arg, train=dict(steps=100, rate=1e-3, resume=True, name='run', seed=None),
+      sizes=(1, 2, 3), prompts=('a', 'b')))
+'''
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+  """A leaf of configs."""
+  rate: float = 0.5
+  names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+  """Has every kind of field that configs have."""
+  steps: int
+  inner: Inner = Inner()
+  parts: tuple[Inner, ...] = ()
+  patch: tuple[int, int, int] = (1, 2, 2)
+  seed: int | None = None
+  on: bool = False
+
+  def __post_init__(self):
+    if self.steps < 0:
+      raise ValueError(f'steps={self.steps} must not be negative')
+
+
+@pytest.fixture(scope='module')
+def program(tmp_path_factory):
+  path = tmp_path_factory.mktemp('config') / 'program.py'
+  path.write_text(PROGRAM)
+  return str(path)
+
+
+def _error(f, *args) -> str:
+  with pytest.raises(config.ConfigError) as error:
+    f(*args)
+  text = str(error.value)
+  assert '\n' not in text
+  return text
+
+
+def test_load_runs_the_program(program):
+  assert config.load(program).arg == 'none'
+  assert config.load(f'{program}:demo').arg == 'demo'
+
+
+@pytest.mark.parametrize('override, path, value', [
+    ('train.steps=7', 'train.steps', 7),
+    ('train.rate=2', 'train.rate', 2.0),
+    ('train.rate=3e-4', 'train.rate', 3e-4),
+    ('train.resume=false', 'train.resume', False),
+    ('train.name=123', 'train.name', '123'),
+    ('train.name=a=b', 'train.name', 'a=b'),
+    ('train.seed=5', 'train.seed', 5),
+    ('sizes=(4, 5)', 'sizes', (4, 5)),
+    ('sizes=[4]', 'sizes', (4,)),
+    ("prompts=('x',)", 'prompts', ('x',)),
+])
+def test_override(program, override, path, value):
+  node = config.load(program, [override])
+  for part in path.split('.'):
+    node = node[part]
+  assert node == value and type(node) is type(value)
+
+
+@pytest.mark.parametrize('override, words', [
+    ('train.step=7', ('--config.train.step=7', "'train.step'", "did you mean 'train.steps'?")),
+    ('trian.steps=7', ('--config.trian.steps=7', "'trian'", "did you mean 'train.steps'?")),
+    ('train.steps.x=7', ('--config.train.steps.x=7', "'train.steps.x'")),
+    ('zzz=1', ('--config.zzz=1', "'zzz'", 'there are', 'prompts')),
+    ('train.steps=2.5', ('--config.train.steps=2.5', "'2.5'", 'int', '100')),
+    ('train.steps=many', ('--config.train.steps=many', "'many'", 'int', '100')),
+    ('train.steps=True', ('--config.train.steps=True', 'int')),
+    ('train.rate=fast', ('--config.train.rate=fast', 'float')),
+    ('train.resume=1', ('--config.train.resume=1', 'bool')),
+    ('prompts=x', ('--config.prompts=x', 'tuple')),
+    ('train=3', ('--config.train=3', 'section', 'train.steps')),
+    ('train.steps', ('--config.train.steps', '=VALUE')),
+])
+def test_override_errors(program, override, words):
+  text = _error(config.load, program, [override])
+  for word in words:
+    assert word in text
+
+
+def test_a_missing_file_is_told():
+  text = _error(config.load, 'configs/nowhere.py:demo')
+  assert 'configs/nowhere.py' in text and 'no such file' in text and 'configs/world.py' in text
+
+
+def test_build_nested_and_tuples():
+  node = ml_collections.ConfigDict(dict(
+      steps=3, inner=dict(rate=2), parts=(dict(names=['a']), dict(rate=0.25)), patch=[1, 4, 4],
+      seed=9))
+  assert config.build(Outer, node) == Outer(
+      3, Inner(2.0), (Inner(names=('a',)), Inner(0.25)), (1, 4, 4), 9)
+  assert config.build(Outer, dict(steps=3, seed=None)) == Outer(3)
+  assert type(config.build(Inner, {'rate': 1}).rate) is float
+
+
+@pytest.mark.parametrize('node, words', [
+    (dict(steps=3, inner=dict(rte=1.0)),
+     ('config.inner.rte=1.0', 'Inner', "did you mean 'rate'?")),
+    (dict(steps=3, qqq=1), ('config.qqq=1', 'Outer', 'there are', 'steps')),
+    (dict(steps='3'), ("config.steps='3'", 'int')),
+    (dict(steps=3.0), ('config.steps=3.0', 'int')),
+    (dict(steps=True), ('config.steps=True', 'int')),
+    (dict(steps=3, on=1), ('config.on=1', 'bool')),
+    (dict(steps=3, seed='x'), ("config.seed='x'", 'int')),
+    (dict(steps=3, parts=(dict(), dict(rate='x'))), ("config.parts[1].rate='x'", 'float')),
+    (dict(steps=3, patch=(1, 2, 2.5)), ('config.patch[2]=2.5', 'int')),
+    (dict(), ('config', 'steps')),
+    (dict(steps=-1), ('config: steps=-1 must not be negative',)),
+])
+def test_build_errors(node, words):
+  text = _error(config.build, Outer, node)
+  for word in words:
+    assert word in text
+
+
+@pytest.mark.parametrize('node, words', [
+    (dict(steps=3, inner=5), ('config.inner=5',)),  # A section that is not one.
+    (dict(steps=3, patch=5), ('config.patch=5',)),
+    (dict(steps=3, inner=dict(names='ab')), ("config.inner.names='ab'",)),  # Not ('a', 'b').
+    (dict(steps=3, patch=(1, 2)), ('config.patch=(1, 2)', '3')),
+])
+def test_build_errors_of_containers(node, words):
+  text = _error(config.build, Outer, node)
+  for word in words:
+    assert word in text
+
+
+def test_to_json_is_plain():
+  node = ml_collections.ConfigDict(dict(a=dict(b=(1, 2)), c=(dict(d=None),)))
+  plain = config.to_json(node)
+  assert plain == {'a': {'b': [1, 2]}, 'c': [{'d': None}]}
+  assert type(plain['a']) is dict and type(plain['c'][0]) is dict
