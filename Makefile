@@ -2,12 +2,19 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 OUT ?= out/demo
+DATA := $(OUT)/data
+CLIP := --frames 17 --height 32 --width 32 --fps 16 --sample_rate 16000 --channels 1
+comma := ,
+BEGAN := $(shell date +%s)
 
 .PHONY: demo test format clean
 export JAX_PLATFORMS ?= cpu
 
-demo: .venv/core  ## data, training, clips and a page that shows them
-	OUT=$(OUT) BIN=$(BIN) bash launch/demo.sh
+demo: $(DATA)/world $(DATA)/real  ## data, training, clips, and a page that shows them
+	$(BIN)/sr4 train --config configs/world.py:demo$(if $(wildcard $(DATA)/real),$(comma)real) \
+	  --workdir $(OUT) --config.data.root=$(DATA)
+	$(BIN)/sr4 evaluate --checkpoint $(OUT)/checkpoints --out $(OUT) --began $(BEGAN)
+	$(BIN)/sr4 report --workdir $(OUT)
 
 test: .venv/test  ## lint, format, and the whole suite
 	$(BIN)/ruff check .
@@ -17,6 +24,14 @@ test: .venv/test  ## lint, format, and the whole suite
 format: .venv/test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(DATA)/world: | .venv/core
+	$(BIN)/python -m data_pipelines.world --simple --count 16384 --out $@ $(CLIP)
+
+# Real clips are mixed in when they can be fetched; without a network there are none.
+$(DATA)/real: | .venv/core
+	$(BIN)/python -m data_pipelines.real --out $(DATA)/media
+	test ! -d $(DATA)/media || $(BIN)/python -m data_pipelines.records --media $(DATA)/media --out $@ $(CLIP)
 
 .venv/core: setup.py
 	$(PYTHON) -m venv .venv

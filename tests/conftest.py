@@ -13,16 +13,20 @@ import pytest  # noqa: E402
 from sr4.core import sharding  # noqa: E402
 
 
-def pytest_configure(config):
-  config.addinivalue_line('markers', 'real_media: needs real clips, which are downloaded once')
-
-
 @pytest.fixture(scope='module', autouse=True)
 def mesh():
   """One device, with the axes of the house; a test of several sets its own inside."""
   one = sharding.make_mesh(fsdp=1)
   with jax.set_mesh(one):
     yield one
+
+
+@pytest.fixture(scope='module')
+def quick_compile():
+  """Programs that run once: half the time to compile, for more to run."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='session')
@@ -37,7 +41,8 @@ def relative():
 
 @pytest.fixture(scope='session')
 def randomized():
-  """The tree with every leaf normal about 0 (norm scales about 1): no gate closed, no bias zero."""
+  """Arrays for a tree of arrays or of tree.abstract: normal about 0, the scales of norms about 1, so
+  that no gate is closed and no bias is zero."""
   def redraw(tree, std=0.2, seed=0):
     random = np.random.default_rng(seed)
 

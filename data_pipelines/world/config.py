@@ -56,9 +56,10 @@ class Config:
 
   @classmethod
   def simple(cls, **changes) -> 'Config':
-    """One object on a dark plain background and its rings, nothing else; `changes` on top."""
+    """One large object on a dark plain background and its rings, nothing else; `changes` on top."""
     never = dict.fromkeys(('talker', 'text', 'music', 'ambience', 'cuts'), 0.0)
-    return cls(**({'objects': (1, 1), 'background': 'dark'} | never | changes))
+    one = {'objects': (1, 1), 'background': 'dark', 'sizes': (0.16, 0.22), 'speeds': (0.4, 0.8)}
+    return cls(**(one | never | changes))
 
   @property
   def num_samples(self) -> int:

@@ -30,30 +30,36 @@ def load(spec: str, overrides: typing.Sequence[str] = ()) -> ml_collections.Conf
   module_spec = importlib.util.spec_from_file_location('sr4_config', path)
   module = importlib.util.module_from_spec(module_spec)
   module_spec.loader.exec_module(module)
-  config = module.get_config(arg) if arg else module.get_config()
+  try:
+    config = module.get_config(arg) if arg else module.get_config()
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f'--config={spec}: {error}') from error
   for override in overrides:
     _override(config, override)
   return config
 
 
 def _override(config, text: str):
+  """Sets one value.  A key that the config leaves to its default is checked when it is built."""
   key, equals, value = text.partition('=')
+  *parents, last = key.split('.')
+  where = f'--config.{key}={value}'
   if not equals:
     raise ConfigError(f'--config.{text}: write --config.{text}=VALUE')
-  *parents, last = key.split('.')
+  if key.split('.')[0] not in config:
+    raise ConfigError(f'{where}: there is no {key.split(".")[0]!r}' + _nearest(key, list(_keys(config))))
   node = config
-  for i, part in enumerate([*parents, last]):
-    if not isinstance(node, ml_collections.ConfigDict) or part not in node:
-      known = [k for k in _keys(config)]
-      raise ConfigError(f'--config.{key}={value}: there is no {".".join(key.split(".")[:i + 1])!r}'
-                        + _nearest(key, known))
-    if i < len(parents):
-      node = node[part]
-  old = node[last]
+  for part in parents:
+    if part not in node:
+      node[part] = ml_collections.ConfigDict()
+    node = node[part]
+    if not isinstance(node, ml_collections.ConfigDict):
+      raise ConfigError(f'{where}: {part!r} is the value {node!r}, not a section')
+  old = node.get(last)
   if isinstance(old, ml_collections.ConfigDict):
-    raise ConfigError(f'--config.{key}={value}: {key!r} is a section; set one of '
+    raise ConfigError(f'{where}: {key!r} is a section; set one of '
                       f'{", ".join(f"{key}.{k}" for k in old)}')
-  node[last] = _typed(f'--config.{key}={value}', value, old)
+  node[last] = _typed(where, value, old)
 
 
 def _typed(where: str, text: str, old):
@@ -111,6 +117,9 @@ def _coerce(hint, value, where):
   if dataclasses.is_dataclass(hint):
     return build(hint, value, where)
   origin = typing.get_origin(hint)
+  if origin is dict:
+    inner = typing.get_args(hint)[1]
+    return {key: _coerce(inner, v, f'{where}.{key}') for key, v in value.items()}
   if origin is tuple:
     inner = typing.get_args(hint)[0]
     return tuple(_coerce(inner, v, f'{where}[{i}]') for i, v in enumerate(value))
@@ -123,7 +132,7 @@ def _coerce(hint, value, where):
     return float(value)
   if isinstance(hint, type) and (not isinstance(value, hint)
                                  or (hint is int and isinstance(value, bool))):
-    raise ConfigError(f'{where}={value!r}: the type must be {hint.__name__}')
+    raise ConfigError(f'{where}={value!r}: it must be of type {hint.__name__}')
   return value
 
 

@@ -3,9 +3,10 @@
 Written for clips that a model made through a lossy codec: edges are soft, the background is noisy,
 and there may be no object at all.
 """
+
 import numpy as np
 
-LEAST = 48.0  # Of 442, the distance from black to white: what is less far from the background is noise.
+LEAST = 48.0  # Nearer to the background's colour it is noise; from black to white it is 442.
 HALF = 0.5  # Of the object's own distance: where its edge is, between full and empty pixels.
 
 
@@ -48,7 +49,7 @@ def objects(x: np.ndarray) -> np.ndarray:
 
 
 def track(frames: np.ndarray) -> np.ndarray:
-  """The object's centre of mass in each frame: float64 [t 2], (x, y) pixels, NaN where it is not."""
+  """The object's centre of mass: float64 [t 2], (x, y) in pixels, NaN in frames without it."""
   x = difference(frames)
   return centres(np.linalg.norm(x, axis=-1) * objects(x))
 

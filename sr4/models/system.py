@@ -26,7 +26,10 @@ class System:
 
   def size(self, frames: int, height: int, width: int, fps: float, sound: bool = True) -> Size:
     """The static shape of such a clip; what codecs and patches cannot divide is an error."""
-    t, h, w, _ = self.codecs.video.latent_shape(frames, height, width)
+    try:
+      _, h, w, _ = self.codecs.video.latent_shape(frames, height, width)
+    except ValueError as error:
+      raise config_lib.ConfigError(f'a clip of {frames} x {height} x {width}: {error}') from error
     patch = self.config.patch
     for name, pixels, latent, step in (('height', height, h, patch[1]), ('width', width, w, patch[2])):
       if latent % step:

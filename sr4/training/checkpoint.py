@@ -6,7 +6,10 @@
 Orbax writes asynchronously and makes a step visible only when it is whole.  It restores a flipped byte
 silently, so each array carries a digest that is checked at restore.
 """
+import contextlib
+import logging
 import os
+import re
 
 from etils import epath
 import jax
@@ -17,6 +20,8 @@ from sr4.core import errors
 from sr4.core import tree
 from sr4.core.sharding import P
 
+# Orbax logs a page of tracebacks for an error that it raises, too; we tell it once.
+logging.getLogger('absl').setLevel(logging.CRITICAL)
 CHUNK = 64 << 20  # bytes; aligned to layers, so that one layer can be read alone
 
 
@@ -36,8 +41,9 @@ class Checkpoints:
     return self
 
   def __exit__(self, *_):
-    self.manager.wait_until_finished()
-    self.manager.close()
+    with writing(self.directory):
+      self.manager.wait_until_finished()
+      self.manager.close()
 
   def latest(self) -> int | None:
     return self.manager.latest_step()
@@ -48,11 +54,21 @@ class Checkpoints:
     page = page | {'digests': digests(flat)}
     layout = lambda name: (0,) if '.dual.' in name or '.single.' in name else ()
     save_args = {name: ocp.SaveArgs(chunk_byte_size=CHUNK, shard_axes=layout(name)) for name in flat}
-    self.manager.save(step, args=ocp.args.Composite(
-        arrays=ocp.args.PyTreeSave(flat, save_args=save_args), page=ocp.args.JsonSave(page)))
+    with writing(self.directory):  # Raises what the step before met, too.
+      self.manager.save(step, args=ocp.args.Composite(
+          arrays=ocp.args.PyTreeSave(flat, save_args=save_args), page=ocp.args.JsonSave(page)))
 
-  def wait(self):
-    self.manager.wait_until_finished()
+
+@contextlib.contextmanager
+def writing(directory: str):
+  """Turns what tensorstore says of a full or failing disk into one line."""
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    reason = re.search(r'([^:]+) \[os_error_code', str(error))
+    raise CheckpointError(
+        f'{directory}: a checkpoint could not be written: {reason[1].strip() if reason else error}. '
+        'The steps that are there are whole; make room and run the same command again') from error
 
 
 def page(directory: str, step: int | None = None) -> tuple[int, dict]:

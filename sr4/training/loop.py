@@ -70,18 +70,21 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
   mesh = sharding.make_mesh(**dataclasses.asdict(
       config_lib.build(MeshConfig, config['mesh'], 'config.mesh')))
 
-  sizes = [system.size(b.frames, b.height, b.width, b.fps) for b in data.buckets]
+  sizes = {name: system.size(b.frames, b.height, b.width, b.fps)
+           for name, b in data.buckets.items()}
   audio = system.codecs.audio
   load = loader_lib.Loader(data, sizes, system.text, audio.sample_rate, audio.audio_channels,
                            seed=c.seed, host=jax.process_index(), hosts=jax.process_count())
   say(load.table(system.tokens, c.steps))
-  tx, key = optimizer.make(optim), jax.random.key(c.seed)
+  check_rows(load.schedule, mesh, step_config.accumulate)
+  tx = optimizer.make(optim)
   init = lambda key: state_lib.init(system.model, tx, prng.named(key, 'init'))
   page = {'config': config_lib.to_json(config), 'schedule': load.schedule.fingerprint()}
   directory = os.path.join(workdir, 'checkpoints')
 
   with (jax.set_mesh(mesh), preemption.Preemption() as stop,
         checkpoint.Checkpoints(directory, c.keep) as saves):
+    key = jax.random.key(c.seed)
     # The order of resuming: 1. the latest whole checkpoint, 2. its data must be ours, 3. its arrays,
     # 4. the loader at its step.  The step is all the random state there is.
     if (latest := saves.latest()) is None:
@@ -91,31 +94,30 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
     start = int(state.step)
     say(f'{tree.count(state.model) / 1e6:.1f} M parameters, step {start} of {c.steps}, '
         f'mesh {dict(mesh.shape)}')
-    updates = [jax.jit(functools.partial(update, tx, system, size, flow, step_config),
-                       donate_argnums=0) for size in sizes]
-    metrics = metrics_lib.Metrics(workdir, c.steps, start, c.log_every, progress)
-    batches, begun = load(start, c.steps), time.monotonic()
-    done = start
-    while done < c.steps:
-      asked = time.monotonic()
-      _, bucket, clips = next(batches)
-      waited = time.monotonic() - asked
-      state, measured = updates[bucket](state, key, sharding.rows(clips))
-      done += 1
-      check(metrics.push(done, measured, len(clips.text), waited), step_config)
-      late = c.max_seconds and time.monotonic() - begun > c.max_seconds
-      last = late or done == c.steps or stop.reached(done)
-      if last or done % c.save_every == 0:
-        check(metrics.flush(), step_config)
-        saves.save(done, state, page)
-        metrics.pause()
-      if preview.every and done % preview.every == 0:
-        write_previews(system, state.ema, sizes[0], sampling, preview.prompts,
-                       os.path.join(workdir, 'previews', f'{done:07d}'))
-        metrics.pause()
-      if last:
-        break
-    metrics.close()
+    updates = [jax.jit(functools.partial(update, tx, system, b.size, flow, step_config),
+                       donate_argnums=0) for b in load.schedule.buckets]
+    shown = max(load.schedule.buckets, key=lambda b: b.weight).size
+    batches, begun, done = load(start, c.steps), time.monotonic(), start
+    with metrics_lib.Metrics(workdir, c.steps, start, c.log_every, progress) as metrics:
+      while done < c.steps:
+        asked = time.monotonic()
+        _, bucket, clips = next(batches)
+        waited = time.monotonic() - asked
+        state, measured = updates[bucket](state, key, sharding.rows(clips))
+        done += 1
+        check(metrics.push(done, measured, len(clips.text), waited), step_config)
+        late = c.max_seconds and time.monotonic() - begun > c.max_seconds
+        last = late or done == c.steps or stop.reached(done)
+        if last or done % c.save_every == 0:
+          check(metrics.flush(), step_config)
+          saves.save(done, state, page)
+          metrics.pause()
+        if preview.every and done % preview.every == 0:
+          write_previews(system, state.ema, shown, sampling, preview.prompts,
+                         os.path.join(workdir, 'previews', f'{done:07d}'))
+          metrics.pause()
+        if last:
+          break
   say(f'step {done} of {c.steps} is saved in {directory}')
   return state
 
@@ -134,6 +136,16 @@ def resume(directory: str, step: int, like, schedule: str):
         f'{page["schedule"]}, here {schedule}), so its position means nothing here; restore the data '
         'section and the seed, or start another workdir')
   return checkpoint.restore(directory, step, like)
+
+
+def check_rows(schedule, mesh, accumulate: int):
+  """ConfigError where a bucket's rows do not spread over the mesh."""
+  unit = mesh.shape['data'] * mesh.shape['fsdp'] * accumulate
+  for b in schedule.buckets:
+    if b.rows % unit:
+      raise config_lib.ConfigError(
+          f'config.data.buckets.{b.name}.rows={b.rows} must be a multiple of data x fsdp x accumulate '
+          f'= {unit}; use {-(-b.rows // unit) * unit}, or a smaller mesh')
 
 
 def check(row: dict | None, c: step_lib.Config):

@@ -64,7 +64,10 @@ class Metrics:
     """Leaves out of the step time what was done between two steps (saving, sampling)."""
     self.clock = time.monotonic()
 
-  def close(self):
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
     self.flush()
     self.file.close()
     self.board.close()

@@ -1,9 +1,9 @@
 """sr4/core/tree.py: names of a model's leaves, there and back."""
+from flax import nnx
 import jax
 import numpy as np
 import pytest
 
-from flax import nnx
 from sr4.core import sharding
 from sr4.core import tree
 from sr4.core.av import AV
@@ -15,7 +15,7 @@ class Pair(nnx.Module):
 
   def __init__(self, *, rngs: nnx.Rngs):
     make = lambda: linear.Linear('bd,de->be', (4, 3), ('fsdp', None), dtype='float32', rngs=rngs)
-    self.one, self.rest = make(), AV(make(), None)
+    self.one, self.rest = make(), nnx.data(AV(make(), None))
 
 
 def _pair():
@@ -59,7 +59,8 @@ def test_matching(patterns, names):
 
 
 def test_count_and_abstract():
-  with jax.set_mesh(sharding.make_mesh(fsdp=4)) as mesh:
+  mesh = sharding.make_mesh(fsdp=4)
+  with jax.set_mesh(mesh):
     shapes = tree.abstract(lambda key: Pair(rngs=nnx.Rngs(key)), jax.random.key(0))
     assert tree.count(shapes) == tree.count(_pair()) == 2 * (12 + 3)
     kernel = tree.to_flat(shapes)['one.kernel']

@@ -1,0 +1,509 @@
+"""Writes a page about a run: figures, losses, and clips beside the truth, in one file to pass on.
+
+  sr4 report --workdir out/demo
+
+Reads metrics.json, clips.json, config.json and clips/ of `sr4 evaluate` and, where there is one,
+metrics.jsonl of `sr4 train`.  The page loads nothing from anywhere.
+"""
+
+import sys
+
+LARGEST = 7_500_000  # Characters; clips that do not fit are left out.
+STRIP = 9  # Frames in a strip.
+SOUND_TOP = 2400.0  # Hz in a spectrogram; SR4-World's rings and its codec end there.
+LOUD, SILENT = -15.0, -85.0  # dB, the brightest and the darkest of a spectrogram.
+HEAT = ((8, 8, 20), (58, 22, 92), (150, 44, 110), (232, 92, 72), (252, 178, 92), (252, 244, 200))
+
+STYLE = """
+:root { color-scheme: light dark; --page: #fbfaf8; --card: #fff; --ink: #23211e; --soft: #75706a;
+  --line: #e6e2dc; --video: #b4552d; --audio: #2f6f8f; --good: #3c7a4b; }
+@media (prefers-color-scheme: dark) { :root { --page: #161514; --card: #1f1e1c; --ink: #ece8e1;
+  --soft: #9c958b; --line: #34312d; --video: #e48a5c; --audio: #6fb2d2; --good: #7fbf8d; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 3.5rem 1.25rem 5rem; max-width: 70rem; background: var(--page);
+  color: var(--ink); font: 16px/1.55 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; }
+h1 { margin: 0 0 .4rem; font-size: 2rem; font-weight: 650; letter-spacing: -.02em;
+  line-height: 1.2; }
+h2 { margin: 3.5rem 0 .3rem; font-size: 1.25rem; font-weight: 620; letter-spacing: -.01em; }
+h3 { margin: 0; font-size: 1rem; font-weight: 600; }
+p { margin: 0 0 1rem; max-width: 44rem; }
+.soft, th, figcaption { color: var(--soft); }
+.small { font-size: .875rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1rem;
+  margin-top: 2rem; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+  padding: 1.1rem 1.25rem; }
+.value { font-size: 2.1rem; font-weight: 620; letter-spacing: -.02em; line-height: 1.25;
+  font-variant-numeric: tabular-nums; }
+.value span { font-size: 1rem; font-weight: 400; color: var(--soft); letter-spacing: 0; }
+.clip { margin-top: 1rem; }
+.clip header { display: flex; flex-wrap: wrap; gap: .1rem 1rem; justify-content: space-between;
+  align-items: baseline; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem; margin-top: .7rem; }
+figure { margin: 0; }
+figcaption { font-size: .8125rem; margin-bottom: .35rem; }
+.view { display: grid; grid-template-columns: 9.5rem 1fr; gap: .8rem; align-items: start; }
+video { width: 100%; aspect-ratio: var(--aspect, 1); border-radius: 6px; background: #101014;
+  display: block; }
+svg { display: block; width: 100%; height: auto; overflow: visible; }
+svg text { font: 11px system-ui, sans-serif; fill: var(--soft);
+  font-variant-numeric: tabular-nums; }
+.pixels { image-rendering: pixelated; }
+table { border-collapse: collapse; margin-top: .8rem; font-variant-numeric: tabular-nums; }
+th { font-weight: 400; text-align: right; }
+td { text-align: right; }
+th, td { padding: .4rem 0 .4rem 2rem; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.wide { overflow-x: auto; }
+.yes { color: var(--good); } .no { color: var(--video); }
+pre { margin: .8rem 0 0; font: .8125rem/1.5 ui-monospace, 'SF Mono', Menlo, Consolas, monospace;
+  overflow-x: auto; }
+summary { cursor: pointer; }
+@media (max-width: 56rem) { .pair { grid-template-columns: 1fr; } }
+@media (max-width: 30rem) { body { padding-top: 2rem; } .view { grid-template-columns: 1fr; }
+  video { max-width: 14rem; } th, td { padding-left: 1rem; } }
+"""
+
+
+def arguments(parser):
+  parser.add_argument('--workdir', required=True, metavar='DIR', help='of the training')
+  parser.add_argument(
+    '--evaluation', metavar='DIR', help="evaluate's --out; the workdir by default"
+  )
+  parser.add_argument('--out', metavar='FILE', help='WORKDIR/index.html by default')
+
+
+def main(args):
+  import os
+
+  from data_pipelines import media
+
+  folder = args.evaluation or args.workdir
+  figures, clips, config = (read(folder, name) for name in ('metrics', 'clips', 'config'))
+  losses = read_losses(os.path.join(args.workdir, 'metrics.jsonl'))
+  out = args.out or os.path.join(args.workdir, 'index.html')
+  media.save(out, page(figures, clips, config, losses, os.path.join(folder, 'clips')).encode())
+  print(f'{out}  {os.path.getsize(out) / 1e6:.1f} MB')
+
+
+def read(folder: str, name: str):
+  import json
+  import os
+
+  from sr4.core import errors
+
+  path = os.path.join(folder, f'{name}.json')
+  if not os.path.exists(path):
+    raise errors.UserError(
+      f'{path} is missing: run sr4 evaluate --checkpoint {folder}/checkpoints --out {folder} first'
+    )
+  with open(path) as f:
+    return json.load(f)
+
+
+def read_losses(path: str) -> list[dict]:
+  """The rows of training; none where somebody else trained."""
+  import os
+
+  from sr4.training import metrics
+
+  return metrics.read(path) if os.path.exists(path) else []
+
+
+# --- The page -------------------------------------------------------------------------------------
+
+
+def page(figures, clips, config, losses, folder) -> str:
+  import json
+
+  steps = f'{figures["steps"]:,}'
+  took = (
+    f' It took {duration(figures["seconds"])} from the first command to these figures.'
+    if figures.get('seconds_since') == 'began'
+    else ''
+  )
+  head = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>sr4 after {steps} steps</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>sr4 after {steps} steps</h1>
+<p>sr4 makes a clip and its sound together from a line of text. This model has learnt from
+SR4-World, a small world of coloured shapes that bounce off the walls and ring when they do. Below
+is what it makes of the captions of {figures['count']} clips that it has never seen.{took}</p>
+{cards(figures)}
+"""
+  tail = f"""<h2>All figures</h2>
+<p class="small soft">The same measurements on three sets of clips with the same captions: made by
+the model, the world's own after a round trip through the codecs (the most a model can reach), and
+the world's own. Without skill: guessing, or the sounds of other clips.</p>
+{table(figures)}
+<h2>Configuration</h2>
+<details><summary class="soft">As trained, and as sampled</summary>
+<pre>{escape(json.dumps({'sampling': figures.get('sampling'), **config}, indent=2))}</pre></details>
+</body>
+</html>
+"""
+  middle = loss_section(losses)
+  room = LARGEST - len(head) - len(middle) - len(tail)
+  return head + middle + clip_section(clips, folder, room) + tail
+
+
+def cards(figures) -> str:
+  """The three answers, each on a line from no skill to the most that can be reached."""
+  rows = []
+  for title, name, meaning in (
+    ('Colour', 'color_accuracy', 'of clips show the colour that the caption names'),
+    ('Shape', 'shape_accuracy', 'of clips show the shape that the caption names'),
+  ):
+    share, least, most = (figures.get(prefix + name) for prefix in ('', 'chance_', 'codec_'))
+    rows.append(
+      card(
+        title,
+        percent(share),
+        meaning,
+        scale(share, least, most),
+        f'guessing {percent(least)} · through the codecs {percent(most)}',
+      )
+    )
+  error, least, most = (
+    figures.get(name)
+    for name in ('onset_error_ms', 'onset_error_shuffled_ms', 'codec_onset_error_ms')
+  )
+  along = lambda ms: None if ms is None else 1 - position(ms, 1, 1000)
+  value = 'nothing to time' if error is None else f'{milliseconds(error)}'
+  rows.append(
+    card(
+      'Sync',
+      value,
+      'between a bounce seen and a ring heard, the median clip',
+      scale(along(error), along(least), along(most)),
+      f'shuffled sounds {milliseconds(least)} · through the codecs {milliseconds(most)}',
+    )
+  )
+  return f'<div class="cards">{"".join(rows)}</div>'
+
+
+def card(title, value, meaning, line, beside) -> str:
+  return (
+    f'<section class="card"><h3 class="soft">{title}</h3><div class="value">{value}</div>'
+    f'<p class="small" style="margin:0 0 .9rem">{meaning}</p>{line}'
+    f'<p class="small soft" style="margin:.7rem 0 0">{beside}</p></section>'
+  )
+
+
+def scale(value, least, most) -> str:
+  """A line from 0 to 1: what no skill and the codecs reach as ticks, the model as a dot."""
+  marks = ''.join(
+    f'<line x1="{200 * x:.1f}" x2="{200 * x:.1f}" y1="3" y2="13" stroke="var(--soft)" '
+    'stroke-width="1.5"/>'
+    for x in (least, most)
+    if x is not None
+  )
+  dot = (
+    ''
+    if value is None
+    else (
+      f'<line x1="0" x2="{200 * value:.1f}" y1="8" y2="8" stroke="var(--video)" stroke-width="3" '
+      f'stroke-linecap="round"/><circle cx="{200 * value:.1f}" cy="8" r="5" fill="var(--video)"/>'
+    )
+  )
+  return (
+    '<svg viewBox="0 0 200 16" role="img" aria-label="from no skill to the ceiling" '
+    'style="padding:0 5px"><line x1="0" x2="200" y1="8" y2="8" stroke="var(--line)" '
+    f'stroke-width="3" stroke-linecap="round"/>{marks}{dot}</svg>'
+  )
+
+
+def table(figures) -> str:
+  rows = (
+    ('Colour right', 'color_accuracy', '{:.3g}%', 'chance_color_accuracy'),
+    ('Shape right', 'shape_accuracy', '{:.3g}%', 'chance_shape_accuracy'),
+    ('Bounce to ring, ms', 'onset_error_ms', '{:.1f}', 'onset_error_shuffled_ms'),
+    ('Clips with a bounce or a ring', 'onset_clips', '{:d}', None),
+    ('Difference between seeds, of 255', 'diversity', '{:.1f}', None),
+    ('Picture kept, PSNR in dB', 'psnr_db', '{:.1f}', None),
+    ('Sound kept, SI-SDR in dB', 'si_sdr_db', '{:.1f}', None),
+  )
+
+  def cell(name, form):
+    value = figures.get(name)
+    value = 100 * value if value is not None and '%' in form else value
+    return f'<td>{"" if value is None else form.format(value)}</td>'
+
+  body = ''.join(
+    f'<tr><td>{words}</td>'
+    + ''.join(cell(prefix + name, form) for prefix in ('', 'codec_', 'truth_'))
+    + cell(least, form)
+    + '</tr>'
+    for words, name, form, least in rows
+  )
+  return (
+    '<div class="wide"><table><thead><tr><th></th><th scope="col">model</th><th scope="col">codecs'
+    '</th><th scope="col">world</th><th scope="col">no skill</th></tr></thead><tbody>'
+    f'{body}</tbody></table></div>'
+  )
+
+
+def loss_section(rows) -> str:
+  if len(rows) < 2:
+    return ''
+  steps = [row['step'] for row in rows]
+  curves = {name: [row[name] for row in rows] for name in ('video', 'audio') if name in rows[0]}
+  return (
+    '<h2>Training</h2><p class="small soft">Loss of each modality by step; thin as it was, thick '
+    f'its running mean.</p><div class="card">{chart(steps, curves)}</div>'
+  )
+
+
+def chart(steps, curves, width=960, height=300) -> str:
+  """Lines over steps, on a log axis."""
+  import numpy as np
+
+  left, right, top, bottom = 36, 60, 8, 28
+  values = np.concatenate([[v for v in curve if v > 0] for curve in curves.values()])
+  low, high = values.min() / 1.05, values.max() * 1.05
+  x = lambda step: left + (width - left - right) * (step - steps[0]) / (steps[-1] - steps[0])
+  y = lambda value: top + (height - top - bottom) * (1 - position(value, low, high))
+  parts = []
+  for tick in (m * 10.0**e for e in range(-6, 6) for m in (1, 1.5, 2, 3, 5, 7)):
+    if low <= tick <= high:
+      parts.append(
+        f'<line x1="{left}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" '
+        f'stroke="var(--line)"/><text x="{left - 8}" y="{y(tick) + 4:.1f}" '
+        f'text-anchor="end">{tick:g}</text>'
+      )
+  for step in np.linspace(steps[0], steps[-1], 5).round().astype(int):
+    parts.append(f'<text x="{x(step):.1f}" y="{height - 6}" text-anchor="middle">{step:,}</text>')
+  for name, curve in curves.items():
+    for line, stroke, opacity in ((curve, 1, 0.35), (smooth(curve), 2, 1)):
+      points = ' '.join(f'{x(s):.1f},{y(v):.1f}' for s, v in zip(steps, line) if v > 0)
+      parts.append(
+        f'<polyline points="{points}" fill="none" stroke="var(--{name})" '
+        f'stroke-width="{stroke}" opacity="{opacity}" stroke-linejoin="round"/>'
+      )
+    parts.append(
+      f'<text x="{width - right + 8}" y="{y(smooth(curve)[-1]) + 4:.1f}" '
+      f'style="fill:var(--{name})">{name}</text>'
+    )
+  label = ', '.join(
+    f'{name} from {curve[0]:.3g} to {smooth(curve)[-1]:.3g}' for name, curve in curves.items()
+  )
+  return (
+    f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="Loss by step: {label}">'
+    f'{"".join(parts)}</svg>'
+  )
+
+
+def smooth(curve):
+  """The mean over a tenth of the curve around each point."""
+  import numpy as np
+
+  last = len(curve) - 1
+  reach = [min(last // 20, i, last - i) for i in range(last + 1)]  # Ends stay where they are.
+  return [float(np.mean(curve[i - r : i + r + 1])) for i, r in enumerate(reach)]
+
+
+# --- Clips ----------------------------------------------------------------------------------------
+
+
+def clip_section(clips, folder, room: int) -> str:
+  import os
+
+  parts = [
+    """<h2>Clips</h2>
+<p class="small soft">Left, what the model made of the caption; right, one clip of the world with
+that caption: it starts elsewhere, so it need not bounce at the same time. The line is the sound,
+the band below it its frequencies up to 2.4 kHz. <span style="color:var(--video)">Orange</span>
+marks a bounce that is seen, <span style="color:var(--audio)">blue</span> a ring that is heard, as
+measured.</p>"""
+  ]
+  for i, row in enumerate(clips):
+    path = os.path.join(folder, f'{i:03d}')
+    if not os.path.exists(f'{path}.npz'):
+      break
+    part = clip_card(row, path)
+    room -= len(part)
+    if room < 0:
+      break
+    parts.append(part)
+  return '\n'.join(parts)
+
+
+def clip_card(row, path) -> str:
+  import numpy as np
+
+  with np.load(f'{path}.npz') as data:
+    views = [
+      view(
+        title,
+        f'{path}{suffix}.mp4',
+        row['prompt'],
+        row[name],
+        data[prefix + 'frames'],
+        np.float32(data[prefix + 'samples']),
+        float(data['fps']),
+        int(data['sample_rate']),
+      )
+      for title, suffix, name, prefix in (
+        ('Model', '', 'made', ''),
+        ('World', '.truth', 'truth', 'truth_'),
+      )
+    ]
+  made = row['made']
+  seen = 'nothing' if made['color'] is None else f'{made["color"]} {made["shape"]}'
+  kind, sign = ('yes', '✓') if seen == row['wanted'] else ('no', '✗')
+  return (
+    f'<article class="card clip"><header><h3>{escape(row["prompt"])}</h3>'
+    f'<span class="small {kind}">{sign} measured as {escape(seen)}</span></header>'
+    f'<div class="pair">{"".join(views)}</div></article>'
+  )
+
+
+def view(title, video, prompt, row, frames, samples, fps, sample_rate) -> str:
+  """One clip: it plays, and lies open along time."""
+  with open(video, 'rb') as f:
+    source = data_uri('video/mp4', f.read())
+  label = f'{title}: {escape(prompt)}'
+  height, width = frames.shape[1:3]
+  return (
+    f'<figure><figcaption>{title}</figcaption><div class="view">'
+    f'<video controls loop playsinline preload="metadata" src="{source}" aria-label="{label}" '
+    f'style="--aspect:{width}/{height}"></video>'
+    f'{timeline(label, row, frames, samples, fps, sample_rate)}</div></figure>'
+  )
+
+
+def timeline(label, row, frames, samples, fps, sample_rate, width=360) -> str:
+  """Frames, waveform and spectrogram above each other, on one axis of time."""
+  from sr4.metrics import sync
+
+  seconds = max(len(frames) / fps, len(samples) / sample_rate)
+  x = lambda time: width * time / seconds
+  strip, tall = filmstrip(frames)
+  high = width * tall
+  middle, half, floor, deep = high + 30, 22, high + 58, 62
+  heat = png(heatmap(sync.spectrogram(samples, sample_rate, top=SOUND_TOP)))
+  marks = ''.join(
+    f'<line x1="{x(time):.1f}" x2="{x(time):.1f}" y1="{a}" y2="{b}" stroke="var(--{color})" '
+    'stroke-width="1.5"/>'
+    for name, color, a, b in (
+      ('bounces', 'video', high + 3, middle),
+      ('rings', 'audio', middle, floor + 5),
+    )
+    for time in row[name]
+  )
+  bounces, rings = (
+    ', '.join(f'{time:.2f}' for time in row[name]) or 'none' for name in ('bounces', 'rings')
+  )
+  return (
+    f'<svg viewBox="0 0 {width} {floor + deep:.0f}" role="img" aria-label="{label}. Bounces seen '
+    f'at (s): {bounces}. Rings heard at (s): {rings}.">'
+    f'<image class="pixels" width="{width}" height="{high:.1f}" preserveAspectRatio="none" '
+    f'href="{data_uri("image/png", png(strip))}"/>'
+    f'<path d="{wave(samples, width, middle, half)}" fill="var(--soft)"/>'
+    f'<image y="{floor:.1f}" width="{width}" height="{deep}" preserveAspectRatio="none" '
+    f'href="{data_uri("image/png", heat)}"/>{marks}</svg>'
+  )
+
+
+def filmstrip(frames):
+  """(uint8 [h w 3], frames side by side from the first to the last; its height over its width)."""
+  import numpy as np
+
+  shown = frames[np.linspace(0, len(frames) - 1, min(STRIP, len(frames))).round().astype(int)]
+  line = np.full((*shown.shape[1:2], 1, 3), 90, np.uint8)
+  strip = np.concatenate([part for frame in shown for part in (frame, line)][:-1], axis=1)
+  return strip, strip.shape[0] / strip.shape[1]
+
+
+def wave(samples, width, middle, half, points=240) -> str:
+  """An SVG path around the least and the greatest sample of each stretch."""
+  import numpy as np
+
+  mono = samples.mean(1)
+  edges = np.linspace(0, len(mono), points + 1).astype(int)
+  lows, highs = (f.reduceat(mono, edges[:-1]) for f in (np.minimum, np.maximum))
+  xs = (np.arange(points) + 0.5) * width / points
+  level = lambda v: middle - half * np.clip(v, -1, 1)
+  around = [*zip(xs, level(highs) - 0.4), *zip(xs[::-1], level(lows)[::-1] + 0.4)]
+  return 'M' + 'L'.join(f'{x:.1f} {y:.1f}' for x, y in around) + 'Z'
+
+
+def heatmap(decibels):
+  """[f t] dB -> uint8 [f t 3], low frequencies at the bottom."""
+  import numpy as np
+
+  at = np.clip((decibels[::-1] - SILENT) / (LOUD - SILENT), 0, 1) * (len(HEAT) - 1)
+  return (
+    np.stack([np.interp(at, np.arange(len(HEAT)), channel) for channel in zip(*HEAT)], axis=-1)
+    .round()
+    .astype(np.uint8)
+  )
+
+
+# --- Small things ---------------------------------------------------------------------------------
+
+
+def png(pixels) -> bytes:
+  """uint8 [h w 3] as a PNG file."""
+  import struct
+  import zlib
+
+  import numpy as np
+
+  def chunk(kind, data):
+    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+  height, width, _ = pixels.shape
+  rows = np.pad(
+    pixels.reshape(height, width * 3), ((0, 0), (1, 0))
+  )  # Each begins with its filter: 0.
+  header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB.
+  return (
+    b'\x89PNG\r\n\x1a\n'
+    + chunk(b'IHDR', header)
+    + chunk(b'IDAT', zlib.compress(rows.tobytes(), 9))
+    + chunk(b'IEND', b'')
+  )
+
+
+def data_uri(kind: str, data: bytes) -> str:
+  import base64
+
+  return f'data:{kind};base64,{base64.b64encode(data).decode()}'
+
+
+def escape(text: str) -> str:
+  import html
+
+  return html.escape(text)
+
+
+def position(value, low, high) -> float:
+  """Where a value lies between two others on a log axis: 0 to 1."""
+  import math
+
+  return min(1.0, max(0.0, math.log(max(value, 1e-9) / low) / math.log(high / low)))
+
+
+def percent(share) -> str:
+  return f'{100 * share:.3g}%'
+
+
+def milliseconds(value) -> str:
+  return 'none' if value is None else f'{value:.1f} ms' if value < 10 else f'{value:.0f} ms'
+
+
+def duration(seconds) -> str:
+  return f'{seconds:.0f} seconds' if seconds < 120 else f'{seconds / 60:.0f} minutes'
+
+
+if __name__ == '__main__':
+  from sr4 import cli
+
+  cli.run(sys.modules[__name__])

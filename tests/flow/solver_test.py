@@ -1,0 +1,58 @@
+"""sr4/flow/solver.py: exact where it can be, and of the order that it says."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sr4.core.av import AV
+from sr4.flow import solver
+
+ONE = AV(1.0, 1.0)
+X = AV((jnp.asarray([[1.0, -2.0], [0.5, 3.0]]),), (jnp.asarray([[0.25], [-1.5]]),))
+
+
+def test_times_have_their_own_shift():
+  t = solver.times(10, AV(1.0, 3.0))
+  np.testing.assert_allclose(t.video, np.linspace(0, 1, 11), atol=1e-7)
+  sigma = 1 - np.linspace(0, 1, 11)
+  np.testing.assert_allclose(1 - t.audio, 3 * sigma / (1 + 2 * sigma), atol=1e-6)
+  assert t.audio[0] == 0 and t.audio[-1] == 1
+
+
+@pytest.mark.parametrize('name', solver.SOLVERS)
+@pytest.mark.parametrize('steps', [1, 2, 7])
+def test_straight_lines_are_exact(name, steps):
+  """A constant velocity, and so the path of a single data point, in any number of steps."""
+  v = jax.tree.map(lambda x: 3 * x + 1, X)
+  out = solver.SOLVERS[name](lambda x, t: v, X, solver.times(steps, AV(1.0, 5.0)))
+  jax.tree.map(lambda o, x: np.testing.assert_allclose(o, 4 * x + 1, atol=1e-5), out, X)
+
+
+def test_velocity_sees_the_time_of_each_modality():
+  """dx/dt = t by Euler: the sum of the starts, weighed with the steps, of each clock."""
+  t = solver.times(8, AV(1.0, 4.0))
+  velocity = lambda x, now: AV(*(jax.tree.map(lambda a, s=s: jnp.full_like(a, s), m)
+                                 for m, s in zip(x, now)))
+  out = solver.euler(velocity, X, t)
+  for ends, start, clock in zip(out, X, t):
+    clock = np.asarray(clock, np.float64)
+    expected = np.sum(clock[:-1] * np.diff(clock))
+    np.testing.assert_allclose(ends[0] - start[0], np.full(start[0].shape, expected), atol=1e-5)
+
+
+@pytest.mark.parametrize('name, order', [('euler', 1), ('heun', 2)])
+def test_order_of_convergence(name, order):
+  """dx/dt = -x^2 t, x(1) = x / (1 + x / 2), in fp64: halving the step divides the error by 2^order."""
+  with jax.enable_x64(True):
+    x = AV((jnp.asarray([1.5, 0.5]),), (jnp.asarray([2.0]),))
+    exact = jax.tree.map(lambda x: x / (1 + x / 2), x)
+    velocity = lambda x, t: AV(*(jax.tree.map(lambda a, s=s: -a * a * s, m) for m, s in zip(x, t)))
+
+    def error(steps):
+      t = AV(jnp.linspace(0.0, 1.0, steps + 1), jnp.linspace(0.0, 1.0, steps + 1))
+      out = solver.SOLVERS[name](velocity, x, t)
+      return max(float(jnp.max(jnp.abs(a - b)))
+                 for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(exact)))
+
+    rates = np.log2([error(32) / error(64), error(64) / error(128)])
+  np.testing.assert_allclose(rates, order, atol=0.1)

@@ -1,0 +1,87 @@
+"""The smallest run there is, for tests of whole programs: 5 frames of 16x16 and their sound."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import ml_collections
+
+from data_pipelines import records
+from data_pipelines import world
+from sr4.core import config as config_lib
+
+STEPS = 12
+
+
+def config(data, **train) -> ml_collections.ConfigDict:
+  """Trains for STEPS on the records in DATA/clips."""
+  return ml_collections.ConfigDict(
+    dict(
+      model=dict(size='debug', dtype='float32', remat='none', dual_layers=1, single_layers=1),
+      video_codec=dict(name='dct', space_factor=4, channels=16),
+      audio_codec=dict(name='mdct', sample_rate=8000, audio_channels=1, hop=256, bands=32),
+      text=dict(name='bytes', width=32, tokens=8),
+      data=dict(
+        root=str(data),
+        buckets=dict(
+          clips=dict(records=('clips',), frames=5, height=16, width=16, fps=8.0, rows=4)
+        ),
+      ),
+      flow=dict(),
+      optimizer=dict(learning_rate=1e-3, warmup=1),
+      step=dict(),
+      mesh=dict(fsdp=1),
+      sample=dict(num_inference_steps=2),
+      preview=dict(every=0, prompts=('a red circle',)),
+      train=dict(steps=STEPS, save_every=3, log_every=1) | train,
+    )
+  )
+
+
+def write_clips(folder, count: int = 16, sound: bool = True):
+  """Records of SR4-World, silent ones if asked."""
+  source = world.World(
+    world.Config.simple(height=16, width=16, frames=5, fps=8.0, sample_rate=8000, channels=1)
+  )
+  samples = [source[i] for i in range(count)]
+  records.write(
+    folder,
+    (
+      records.Record(str(i), s.frames, 8.0, s.samples if sound else None, 8000, s.captions)
+      for i, s in enumerate(samples)
+    ),
+  )
+
+
+def write_config(path: pathlib.Path, run: ml_collections.ConfigDict):
+  """A config program that says what `run` does."""
+  page = json.dumps(config_lib.to_json(run))
+  path.write_text(
+    'import json\nimport ml_collections\n\n'
+    f'def get_config():\n  return ml_collections.ConfigDict(json.loads({page!r}))\n'
+  )
+
+
+def start(verb: str, *arguments, cache) -> subprocess.Popen:
+  """`sr4 VERB` in a process of its own, on one device; cache: folder of compiled programs."""
+  env = os.environ | {
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'JAX_COMPILATION_CACHE_DIR': str(cache),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
+  return subprocess.Popen(
+    [sys.executable, '-m', 'sr4', verb, *map(str, arguments)],
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+  """What it printed; fails if it did not exit with `code`."""
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == code, out
+  return out
