@@ -45,8 +45,7 @@ class Config:
   buckets: dict[str, BucketConfig]
   root: str = ''  # folders of records are relative to it
   captions: CaptionConfig = CaptionConfig()
-  threads: int = 2
-  prefetch: int = 2  # batches; one of 256p clips is tens of megabytes
+  threads: int = 2  # each reads a batch ahead; one of 256p clips is tens of megabytes
   bad_share: float = 0.02  # of the rows that may be unreadable before the run stops
 
 
@@ -96,7 +95,7 @@ class Loader:
     """Batches of the steps [start, stop)."""
     steps = grain.MapDataset.range(start, stop).map(self.batch)
     options = grain.ReadOptions(num_threads=self.config.threads,
-                                prefetch_buffer_size=self.config.prefetch)
+                                prefetch_buffer_size=self.config.threads)
     return iter(steps.to_iter_dataset(options))
 
   def batch(self, step: int) -> tuple[int, int, Clips]:

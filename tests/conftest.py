@@ -1,10 +1,19 @@
 """Tests run on 8 simulated devices of the CPU; each module inside a mesh of one of them."""
+import atexit
 import os
+import shutil
+import tempfile
 
-FLAG = '--xla_force_host_platform_device_count'
-if FLAG not in os.environ.get('XLA_FLAGS', ''):  # Before jax is imported, by anyone.
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {FLAG}=8'.strip()
+# Before jax is imported, by anyone.  Programs here run a few times: compiling them is what costs.
+FLAGS = {'--xla_force_host_platform_device_count': 8, '--xla_backend_optimization_level': 0}
+given = os.environ.get('XLA_FLAGS', '')
+os.environ['XLA_FLAGS'] = ' '.join(
+    [given, *(f'{flag}={value}' for flag, value in FLAGS.items() if flag not in given)])
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # Shared with the processes that tests start.
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='sr4-test-')
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -41,8 +50,8 @@ def relative():
 
 @pytest.fixture(scope='session')
 def randomized():
-  """Arrays for a tree of arrays or of tree.abstract: normal about 0, the scales of norms about 1, so
-  that no gate is closed and no bias is zero."""
+  """Arrays for a tree of arrays or of tree.abstract: normal about 0, norm scales about 1, so that
+  no gate is closed and no bias is zero."""
   def redraw(tree, std=0.2, seed=0):
     random = np.random.default_rng(seed)
 

@@ -5,8 +5,8 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-# What modules of a folder may import of ours, by the start of the name; a file may have a rule of its
-# own.  Verbs (sr4/*.py) and serving join everything and have none.
+# What modules of a folder may import of ours, by the start of the name; a file may have a rule of
+# its own.  Verbs (sr4/*.py) and serving join everything and have none.
 RULES = {
     'sr4/core': ('sr4.core',),
     'sr4/nn': ('sr4.core', 'sr4.nn'),
@@ -81,8 +81,8 @@ def test_the_rule_bites(file, source, astray):
   assert _astray(file, source) == {astray}
 
 
-# A layout is stated by who has the array: activations in core/sharding.py, weights where they are made
-# (nn), the state and its microbatches in training.
+# A layout is stated by who has the array: activations in core/sharding.py, weights where they are
+# made (nn), the state and its microbatches in training; core/tree.py fills in what has none.
 LAYOUTS = ('sr4/core/sharding.py', 'sr4/core/tree.py', 'sr4/nn/', 'sr4/training/')
 
 

@@ -22,8 +22,7 @@ def home(tmp_path_factory):
 
 
 def sample(home, out, *arguments):
-  return small_run.start('sample', '--checkpoint', home / 'checkpoints', '--out', out, *arguments,
-                         cache=home / 'cache')
+  return small_run.start('sample', '--checkpoint', home / 'checkpoints', '--out', out, *arguments)
 
 
 def test_a_prompt_becomes_a_clip_with_sound_and_its_latents(home, tmp_path):

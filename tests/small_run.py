@@ -64,13 +64,9 @@ def write_config(path: pathlib.Path, run: ml_collections.ConfigDict):
   )
 
 
-def start(verb: str, *arguments, cache) -> subprocess.Popen:
-  """`sr4 VERB` in a process of its own, on one device; cache: folder of compiled programs."""
-  env = os.environ | {
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    'JAX_COMPILATION_CACHE_DIR': str(cache),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  }
+def start(verb: str, *arguments) -> subprocess.Popen:
+  """`sr4 VERB` in a process of its own, on one device."""
+  env = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
   return subprocess.Popen(
     [sys.executable, '-m', 'sr4', verb, *map(str, arguments)],
     env=env,

@@ -75,8 +75,8 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
   audio = system.codecs.audio
   load = loader_lib.Loader(data, sizes, system.text, audio.sample_rate, audio.audio_channels,
                            seed=c.seed, host=jax.process_index(), hosts=jax.process_count())
-  say(load.table(system.tokens, c.steps))
   check_rows(load.schedule, mesh, step_config.accumulate)
+  say(load.table(system.tokens, c.steps))
   tx = optimizer.make(optim)
   init = lambda key: state_lib.init(system.model, tx, prng.named(key, 'init'))
   page = {'config': config_lib.to_json(config), 'schedule': load.schedule.fingerprint()}

@@ -29,7 +29,7 @@ def update(tx, flow: flow_loss.Config, c: Config, state: State, root_key, batch)
   key = prng.named(root_key, 'step', state.step)
   weights = flow_loss.row_weights(batch.weights)
   (total, per), grads = accumulated(state.model, key, batch, weights, flow, c.accumulate)
-  norm = optax.global_norm(grads)
+  norm = optax.tree.norm(grads)
   usual = state.guard.norm
   good = jnp.isfinite(total) & jnp.isfinite(norm) & ((usual == 0) | (norm < c.spike * usual))
 

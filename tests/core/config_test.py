@@ -11,8 +11,10 @@ import ml_collections
 
 
 def get_config(arg='none'):
+  if arg == 'bad':
+    raise ValueError('the variants are none and demo')
   return ml_collections.ConfigDict(dict(
-      arg=arg, train=dict(steps=100, rate=1e-3, resume=True, name='run', seed=None),
+      arg=arg, inner=dict(), train=dict(steps=100, rate=1e-3, resume=True, name='run', seed=None),
       sizes=(1, 2, 3), prompts=('a', 'b')))
 '''
 
@@ -79,9 +81,8 @@ def test_override(program, override, path, value):
 
 
 @pytest.mark.parametrize('override, words', [
-    ('train.step=7', ('--config.train.step=7', "'train.step'", "did you mean 'train.steps'?")),
     ('trian.steps=7', ('--config.trian.steps=7', "'trian'", "did you mean 'train.steps'?")),
-    ('train.steps.x=7', ('--config.train.steps.x=7', "'train.steps.x'")),
+    ('train.steps.x=7', ('--config.train.steps.x=7', "'steps'", '100', 'not a section')),
     ('zzz=1', ('--config.zzz=1', "'zzz'", 'there are', 'prompts')),
     ('train.steps=2.5', ('--config.train.steps=2.5', "'2.5'", 'int', '100')),
     ('train.steps=many', ('--config.train.steps=many', "'many'", 'int', '100')),
@@ -96,6 +97,19 @@ def test_override_errors(program, override, words):
   text = _error(config.load, program, [override])
   for word in words:
     assert word in text
+
+
+def test_a_key_left_to_its_default_is_checked_when_it_is_built(program):
+  node = config.load(program, ['inner.rate=2', 'inner.nams=(1,)'])
+  assert node.inner.rate == 2
+  text = _error(config.build, Outer, {'steps': 1, 'inner': node.inner})
+  assert 'config.inner.nams=(1,)' in text and "did you mean 'names'?" in text
+  assert config.load(program, ['train.extra=x']).train.extra == 'x'
+
+
+def test_a_variant_that_is_not_there_is_told(program):
+  text = _error(config.load, f'{program}:bad')
+  assert f'--config={program}:bad' in text and 'the variants are' in text
 
 
 def test_a_missing_file_is_told():

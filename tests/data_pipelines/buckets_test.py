@@ -56,7 +56,7 @@ def test_a_cycle_has_exactly_its_shares_in_an_order_of_its_own():
 
 
 def _drawn(schedule, steps, hosts=1):
-  """(bucket, records in the order of the global batch) of each step, put together from the hosts."""
+  """(bucket, records of the global batch in order) of each step, put together from the hosts."""
   out = []
   for step in steps:
     parts = [schedule.draws(step, host, hosts) for host in range(hosts)]

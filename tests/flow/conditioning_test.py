@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 
 from sr4.core.av import AV
-from sr4.core.batch import Clips, Condition, Size
+from sr4.core.batch import Clips
+from sr4.core.batch import Condition
+from sr4.core.batch import Size
 from sr4.flow import conditioning
 from sr4.models import codec
 
 CODECS = AV(codec.build_video({'name': 'dct', 'space_factor': 4, 'channels': 12}),
-            codec.build_audio({'name': 'mdct', 'sample_rate': 16000, 'audio_channels': 1, 'hop': 256,
-                               'bands': 64}))
+            codec.build_audio({'name': 'mdct', 'sample_rate': 16000, 'audio_channels': 1,
+                               'hop': 256, 'bands': 64}))
 SIZE = Size(9, 16, 24, 8.0, 18000)  # 3 x 4 x 6 latents
 PATCH = (1, 2, 2)
 
@@ -62,7 +64,7 @@ def test_nothing_known_is_black_and_not_zero():
 
 
 def test_known_frames_are_shown_and_nothing_else(relative):
-  """I holds the clip's latents where M is 1, black's elsewhere; unknown frames do not leak into it."""
+  """I holds the clip's latents where M is 1, black's elsewhere; unknown frames do not leak."""
   known = np.zeros((2, 9), bool)
   known[0, :5], known[1, 0] = True, True
   clips = _clips(known=known)
@@ -104,8 +106,8 @@ def test_latents_are_the_codecs():
   batch = _encode(clips)
   np.testing.assert_allclose(batch.latents.video[0], CODECS.video.encode(jnp.asarray(clips.frames)),
                              atol=1e-5)
-  np.testing.assert_allclose(batch.latents.audio[0], CODECS.audio.encode(jnp.asarray(clips.samples)),
-                             atol=1e-6)
+  np.testing.assert_allclose(batch.latents.audio[0],
+                             CODECS.audio.encode(jnp.asarray(clips.samples)), atol=1e-6)
 
 
 def test_positions():

@@ -48,10 +48,11 @@ def test_scale_one_is_the_model_called_once():
 
 
 @pytest.mark.parametrize('text, modality, calls', [
-    (AV(4.0, 2.0), AV(1.0, 1.0), 2), (AV(1.0, 1.0), AV(3.0, 1.5), 2), (AV(4.0, 2.0), AV(3.0, 1.5), 3),
-    (AV(1.0, 6.0), AV(1.0, 1.0), 2), (AV(0.0, 0.0), AV(1.0, 1.0), 2)])
+    (AV(4.0, 2.0), AV(1.0, 1.0), 2), (AV(1.0, 1.0), AV(3.0, 1.5), 2),
+    (AV(4.0, 2.0), AV(3.0, 1.5), 3), (AV(1.0, 6.0), AV(1.0, 1.0), 2),
+    (AV(0.0, 0.0), AV(1.0, 1.0), 2)])
 def test_formula_of_each_modality(text, modality, calls):
-  """v + (s_text - 1)(v - v without text) + (s_modality - 1)(v - v alone), each with its own scales."""
+  """v + (s_text - 1)(v - v without text) + (s_modality - 1)(v - v alone), by modality."""
   model = Model()
   v = guidance.guided(model, COND, guidance.Scales(text, modality))(X, TIME)
   assert model.calls == calls

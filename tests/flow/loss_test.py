@@ -7,7 +7,8 @@ import numpy as np
 
 from sr4.core import prng
 from sr4.core.av import AV
-from sr4.core.batch import Batch, Condition
+from sr4.core.batch import Batch
+from sr4.core.batch import Condition
 from sr4.flow import conditioning
 from sr4.flow import loss
 from sr4.flow import path
@@ -122,4 +123,5 @@ def test_dropped_conditions_reach_the_model():
         loss.Config(), drop=conditioning.DropConfig(share, share)))
   kept, dropped = told
   assert np.all(kept.text_valid) and np.all(kept.present.video & kept.present.audio)
-  assert not np.any(dropped.text_valid) and not np.any(dropped.present.video | dropped.present.audio)
+  assert not np.any(dropped.text_valid)
+  assert not np.any(dropped.present.video | dropped.present.audio)

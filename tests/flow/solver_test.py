@@ -42,7 +42,7 @@ def test_velocity_sees_the_time_of_each_modality():
 
 @pytest.mark.parametrize('name, order', [('euler', 1), ('heun', 2)])
 def test_order_of_convergence(name, order):
-  """dx/dt = -x^2 t, x(1) = x / (1 + x / 2), in fp64: halving the step divides the error by 2^order."""
+  """dx/dt = -x^2 t, x(1) = x / (1 + x / 2), fp64: half the step, 1 / 2^order of the error."""
   with jax.enable_x64(True):
     x = AV((jnp.asarray([1.5, 0.5]),), (jnp.asarray([2.0]),))
     exact = jax.tree.map(lambda x: x / (1 + x / 2), x)

@@ -173,9 +173,9 @@ def test_dual_stream_as_flux(relative, randomized):
 def test_single_stream_as_hunyuan(half, relative, randomized):
   """HunyuanVideoSingleTransformerBlock, by halves.
 
-  Theirs runs attention and MLP side by side from one norm into one output projection; ours one after
-  the other, as SPEC has text and audio-video attention between them.  With the projection's columns
-  for one of the two at zero, theirs is the other alone, and so is that method of ours.
+  Theirs runs attention and MLP side by side from one norm into one output projection; ours one
+  after the other, as SPEC has text and audio-video attention between them.  With the projection's
+  columns for one of the two at zero, theirs is the other alone, and so is that method of ours.
   """
   theirs = _torch_random(hunyuan.HunyuanVideoSingleTransformerBlock(HEADS, WIDTH // HEADS))
   with torch.no_grad():
@@ -205,10 +205,10 @@ def test_single_stream_as_hunyuan(half, relative, randomized):
 
 
 def test_text_cross_attention_as_wan(relative, randomized):
-  """WanTransformerBlock(cross_attn_norm=True): self-attention, text, MLP, and their norms and gates.
+  """WanTransformerBlock(cross_attn_norm=True): self-attention, text, MLP, their norms and gates.
 
-  One head, as their queries and keys are normed across heads and ours per head.  Theirs has no text in
-  self-attention, so ours is given a text stream there of which nothing is valid.
+  One head, as their queries and keys are normed across heads and ours per head.  Theirs has no text
+  in self-attention, so ours is given a text stream there of which nothing is valid.
   """
   width = 24
   theirs = _torch_random(wan.WanTransformerBlock(width, 4 * width, 1, cross_attn_norm=True))
@@ -228,7 +228,8 @@ def test_text_cross_attention_as_wan(relative, randomized):
   _copy(branch.tokens.down, theirs.ffn.net[2])
   branch.tokens.table[...] = jnp.asarray(_array(theirs.scale_shift_table)[0])
 
-  x, prompt, temb = _normal(2, S, width), _normal(2, TEXT, width, seed=1), _normal(2, 6, width, seed=2)
+  x, prompt = _normal(2, S, width), _normal(2, TEXT, width, seed=1)
+  temb = _normal(2, 6, width, seed=2)
   rotary = wan.WanRotaryPosEmbed(width, (1, 1, 1), 16)(torch.zeros(1, 1, *GRID))
   with torch.no_grad():
     expected = theirs(*map(torch.tensor, (x, prompt, temb)), rotary)
@@ -249,9 +250,9 @@ def test_text_cross_attention_as_wan(relative, randomized):
 def test_audio_video_attention_as_kandinsky(relative, randomized):
   """Modules of Kandinsky6FusedTransformerDecoderBlock, called in the order of Eq. 5.
 
-  Theirs reads both at once, and keys from a norm modulated for text attention; ours (and the report's
-  Eq. 5) reads audio first, and then the new audio, from a plain norm.  Audio's time is scaled by 21/218
-  and both branches rotate by time alone.
+  Theirs reads both at once, with keys from a norm modulated for text attention; ours (and the
+  report's Eq. 5) lets audio read first, then video the new audio, from a plain norm.  Audio's time
+  is scaled by 21/218 and both branches rotate by time alone.
   """
   theirs = _torch_random(kandinsky.Kandinsky6FusedTransformerDecoderBlock(
       WIDTH, 16, 4 * WIDTH, WIDTH // HEADS, WIDTH, 16, 4 * WIDTH, WIDTH // HEADS, ca_rope=True))
@@ -259,7 +260,8 @@ def test_audio_video_attention_as_kandinsky(relative, randomized):
     if isinstance(module, (torch.nn.LayerNorm, torch.nn.RMSNorm)):
       module.eps = norm.EPS
   layer = _layer(randomized, dual=True)
-  for branch, a in ((layer.video, theirs.va_cross_attention), (layer.audio, theirs.av_cross_attention)):
+  for branch, a in zip((layer.video, layer.audio),
+                       (theirs.va_cross_attention, theirs.av_cross_attention)):
     _copy(branch.cross.q, a.to_query)
     _copy(branch.cross.kv, a.to_key, a.to_value)
     _copy(branch.cross.out, a.out_layer)
@@ -336,7 +338,8 @@ def test_single_stream_is_dual_stream_with_tied_parameters(layers, relative, ran
   tied = tree.from_flat(tied, flat)
   y, ctx = _both()
   ctx = AV(*(dataclasses.replace(c, text_mod=c.mod[:6]) for c in ctx))
-  for out, expected in zip(jax.tree.leaves(apply(tied, y, ctx)), jax.tree.leaves(apply(single, y, ctx))):
+  outs = (jax.tree.leaves(apply(layer, y, ctx)) for layer in (tied, single))
+  for out, expected in zip(*outs):
     assert relative(out, expected) < 1e-6
 
 
@@ -359,7 +362,7 @@ def test_order_of_a_layer(layers, relative):
 
 # Where information flows, by gradients: a name whose gradient is exactly zero has no path.
 
-OWN_TEXT = ('table', 'qkv.kernel', 'qkv.bias', 'k_norm.scale')  # What tokens read of the text stream.
+OWN_TEXT = ('table', 'qkv.kernel', 'qkv.bias', 'k_norm.scale')  # What tokens read of their text.
 ATTEND = (*OWN_TEXT, 'q_norm.scale', 'out.kernel', 'out.bias')  # A stream up to self-attention.
 MLP = ('up.kernel', 'up.bias', 'down.kernel', 'down.bias')
 
@@ -390,7 +393,7 @@ def _expected(names, dual) -> dict[str, set[str]]:
 
 @pytest.fixture(scope='module')
 def flow(layers):
-  """{dual: {output: gradients of (layer, tokens, contexts)}} of a random weighing of that output."""
+  """{dual: {output: gradients of (layer, tokens, mods, prompts)}}, outputs weighed at random."""
   @jax.jit
   def gradients(layer, y, ctx, chosen):
     def weighed(layer, y, mods, prompts):
@@ -410,8 +413,8 @@ def flow(layers):
 
 @pytest.mark.parametrize('dual', [True, False])
 def test_which_parameters_each_output_is_made_of(layers, flow, dual):
-  """Audio reads video after text, before video reads audio and before its MLP; video reads the audio
-  that has just read video, before its MLP; the text streams meet their own branch alone."""
+  """Audio reads video after text, before video reads audio and before its MLP; video reads the
+  audio that has just read video, before its MLP; the text streams meet their own branch alone."""
   for output, expected in _expected(tree.to_flat(layers[dual]), dual).items():
     assert _reached(flow[dual][output][0]) == expected, output
 
@@ -470,9 +473,11 @@ def test_padding_is_seen_by_no_one(layers, dual):
   heard = np.arange(TEXT)[None] < np.array([[2], [TEXT]])
   ctx = AV(*(dataclasses.replace(c, valid=v, readable=v, text_valid=heard)
              for c, v in zip(ctx, valid)))
-  poisoned = AV(*(block.Tokens(_poison(t.x, ~v), _poison(t.text, ~heard)) for t, v in zip(y, valid)))
+  poisoned = AV(*(block.Tokens(_poison(t.x, ~v), _poison(t.text, ~heard))
+                  for t, v in zip(y, valid)))
   other = AV(*(dataclasses.replace(c, prompt=_poison(c.prompt, ~heard)) for c in ctx))
-  clean, dirty = (jax.device_get(apply(layers[dual], *args)) for args in ((y, ctx), (poisoned, other)))
+  clean, dirty = (jax.device_get(apply(layers[dual], *args))
+                  for args in ((y, ctx), (poisoned, other)))
   for one, two, v in zip(clean, dirty, valid):
     np.testing.assert_array_equal(one.x[v], two.x[v])
     np.testing.assert_array_equal(one.text[heard], two.text[heard])
@@ -480,8 +485,8 @@ def test_padding_is_seen_by_no_one(layers, dual):
 
 
 def test_nothing_to_read_is_nothing_said(layers, relative):
-  """A row whose other branch is not readable is the row of a layer without that branch; its gradient
-  with respect to the other branch is exactly zero."""
+  """A row whose other branch is not readable is the row of a layer without that branch; its
+  gradient with respect to the other branch is exactly zero."""
   layer = layers[True]
   y, ctx = _both()
   there = jnp.asarray([True, False])

@@ -1,4 +1,4 @@
-"""sr4/models/system.py: what a config names, fitted together, and what is said where it does not fit."""
+"""sr4/models/system.py: what a config names, fitted together, and what is said if it does not."""
 import jax
 import pytest
 

@@ -1,4 +1,4 @@
-"""sr4/nn/linear.py: an einsum, a bias on the axes that the kernel gives, layouts that do not matter."""
+"""sr4/nn/linear.py: an einsum, a bias on the axes that the kernel gives, in any layout."""
 from flax import nnx
 import jax
 import jax.numpy as jnp

@@ -1,11 +1,11 @@
 """sr4/nn/modulation.py: AdaLN-Zero starts as the identity, and is LN(x) (1 + scale) + shift."""
+from diffusers.models import embeddings
+from diffusers.models import normalization
 from flax import nnx
 import jax.numpy as jnp
 import numpy as np
 import torch
 
-from diffusers.models import embeddings
-from diffusers.models import normalization
 from sr4.nn import modulation
 
 

@@ -1,4 +1,4 @@
-"""sr4/training/step.py: the mesh and the microbatches do not change a step; bad steps change nothing."""
+"""sr4/training/step.py: mesh and microbatches do not change a step; bad steps change nothing."""
 import dataclasses
 import functools
 
@@ -13,7 +13,9 @@ from sr4.core import prng
 from sr4.core import sharding
 from sr4.core import tree
 from sr4.core.av import AV
-from sr4.core.batch import Batch, Condition, Segment
+from sr4.core.batch import Batch
+from sr4.core.batch import Condition
+from sr4.core.batch import Segment
 from sr4.flow import conditioning
 from sr4.flow import loss as flow_loss
 from sr4.flow import path
@@ -162,8 +164,8 @@ def _flat(state) -> dict:
 
 @pytest.mark.parametrize('mesh, parts', [(dict(fsdp=2), 2), (dict(fsdp=1), 4)])
 def test_microbatches_do_not_change_a_step(monkeypatch, mesh, parts, relative):
-  """Rows without a modality fall unevenly into the parts.  Each part draws random numbers of its own,
-  so they are taken away here."""
+  """Rows without a modality fall unevenly into the parts.  Each part draws random numbers of its
+  own, so they are taken away here."""
   monkeypatch.setattr(path, 'sample_times', lambda key, rows, *_: AV(
       *(sharding.over_rows(jnp.float32(t), rows) for t in (0.3, 0.6))))
   monkeypatch.setattr(path, 'noise_like', lambda key, x: jax.tree.map(lambda z: jnp.cos(7 * z), x))
