@@ -1,6 +1,7 @@
 # Both commands build their own environment in .venv; nothing is needed but Python 3.11 and make.
 PYTHON ?= python3.11
 BIN := .venv/bin
+PIP := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check
 OUT ?= out/demo
 DATA := $(OUT)/data
 CLIP := --frames 17 --height 32 --width 32 --fps 16 --sample_rate 16000 --channels 1
@@ -31,15 +32,15 @@ $(DATA)/world: | .venv/core
 # Real clips are mixed in when they can be fetched; without a network there are none.
 $(DATA)/real: | .venv/core
 	$(BIN)/python -m data_pipelines.real --out $(DATA)/media
-	test ! -d $(DATA)/media || $(BIN)/python -m data_pipelines.records --media $(DATA)/media --out $@ $(CLIP)
+	test ! -d $(DATA)/media || $(BIN)/python -m data_pipelines.ingest --media $(DATA)/media --out $@ $(CLIP)
 
 .venv/core: setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(PIP) --editable .
 	touch $@
 
 .venv/test: .venv/core
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PIP) --editable '.[test]'
 	touch $@
 
 clean:

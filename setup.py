@@ -1,42 +1,44 @@
 """Packaging: `pip install .` is the small core; extras add what one verb or one team needs."""
+
 import setuptools
 
 CORE = [
-    'jax>=0.10.2,<0.11',  # flax 0.12.8 breaks on jax >= 0.11.1; Explicit sharding needs >= 0.10.
-    'flax==0.12.8',
-    'optax>=0.2.8',
-    'orbax-checkpoint==0.12.8',  # The layout on disk of a release is tested, so it is pinned.
-    'grain==0.2.18',  # Its iterators' seeking is what resume stands on.
-    'array-record>=0.8.3',
-    'ml-collections>=1.1',
-    'einops>=0.8',
-    'numpy>=2.0',
-    'absl-py>=2.1',
-    'safetensors>=0.5',
-    'flatbuffers>=25.1',  # jax.export serialises with it and does not depend on it.
-    'jaxtyping>=0.3',
-    'av>=15.0',
-    'soxr>=0.5',
-    'tensorboardX>=2.6',  # TensorBoard's files without TensorFlow.
-    'tqdm>=4.66',
+  'jax>=0.10.2,<0.11',  # flax 0.12.8 breaks on jax >= 0.11.1; Explicit sharding needs >= 0.10.
+  'flax==0.12.8',
+  'optax>=0.2.8',
+  'orbax-checkpoint==0.12.8',  # The layout on disk of a release is tested, so it is pinned.
+  'grain==0.2.18',  # Its iterators' seeking is what resume stands on.
+  'array-record>=0.8.3',
+  'ml-collections>=1.1',
+  'einops>=0.8',
+  'numpy>=2.0',
+  'absl-py>=2.1',
+  'safetensors>=0.5',
+  'flatbuffers>=25.1',  # jax.export serialises with it and does not depend on it.
+  'jaxtyping>=0.3',
+  'av>=15.0',
+  'soxr>=0.5',
+  'tensorboardX>=2.6',  # TensorBoard's files without TensorFlow.
+  'tqdm>=4.66',
 ]
 TEST = [
-    'pytest>=9',
-    'ruff==0.17.5',  # Formats change between releases.
-    'torch==2.13.0',  # The references of the parity tests.
-    'diffusers>=0.42.1',
-    'transformers>=5',
+  'pytest>=9',
+  'ruff==0.17.5',  # Formats change between releases.
+  'torch==2.13.0',  # The references of the parity tests.
+  'diffusers>=0.42.1',
+  'transformers>=5',
 ]
 
 setuptools.setup(
-    name='sr4',
-    version='0.1.0',
-    description='Joint video and audio generation in JAX: an open SkyReels-V4.',
-    license='Apache-2.0',
-    python_requires='>=3.11',
-    install_requires=CORE,
-    extras_require={'test': TEST, 'tpu': ['libtpu>=0.0.51']},
-    packages=setuptools.find_packages(
-        include=['sr4', 'sr4.*', 'data_pipelines', 'data_pipelines.*', 'configs']),
-    entry_points={'console_scripts': ['sr4 = sr4.cli:main']},
+  name='sr4',
+  version='0.1.0',
+  description='Joint video and audio generation in JAX: an open SkyReels-V4.',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  install_requires=CORE,
+  extras_require={'test': TEST, 'tpu': ['libtpu>=0.0.51']},
+  packages=setuptools.find_packages(
+    include=['sr4', 'sr4.*', 'data_pipelines', 'data_pipelines.*', 'configs']
+  ),
+  entry_points={'console_scripts': ['sr4 = sr4.cli:main']},
 )

@@ -5,6 +5,7 @@
 PSNR is over all pixels of all clips (range 2); SI-SDR is the median and the worst clip's; mean, std
 and kurtosis are those of all latents, and least..most are the stds of single channels.
 """
+
 import jax
 import numpy as np
 
@@ -22,19 +23,19 @@ def clips(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def psnr(x: np.ndarray, y: np.ndarray) -> float:
-  return 10 * np.log10(4 / np.mean((np.float64(x) - y)**2))
+  return 10 * np.log10(4 / np.mean((np.float64(x) - y) ** 2))
 
 
 def si_sdr(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   """[b] dB; x is the reference (Le Roux et al., 2019)."""
   x, y = (np.float64(v).reshape(len(v), -1) for v in (x, y))
   target = np.sum(x * y, 1, keepdims=True) / np.sum(x * x, 1, keepdims=True) * x
-  return 10 * np.log10(np.sum(target**2, 1) / np.sum((y - target)**2, 1))
+  return 10 * np.log10(np.sum(target**2, 1) / np.sum((y - target) ** 2, 1))
 
 
 def statistics(z: np.ndarray) -> str:
   z = np.float64(z).reshape(-1, z.shape[-1])
-  kurtosis = np.mean((z - z.mean())**4) / z.var()**2
+  kurtosis = np.mean((z - z.mean()) ** 4) / z.var() ** 2
   std = z.std(axis=0)
   return f'{z.mean():6.2f} {z.std():5.2f} {std.min():6.2f}..{std.max():.2f} {kurtosis:8.0f}'
 
@@ -61,14 +62,26 @@ def audio_table():
   _, stereo = clips(32)
   print(f'\naudio: {CLIPS} clips of {stereo.shape[1]} samples at 16 kHz')
   print('ears  hop bands channels  to Hz SI-SDR  worst    mean   std least..most kurtosis')
-  for ears, hop, bands in ((2, 256, 16), (2, 256, 32), (2, 256, 48), (2, 256, 64), (2, 512, 64),
-                           (2, 256, 128), (1, 256, 32), (1, 256, 64), (1, 256, 128), (1, 512, 128)):
+  for ears, hop, bands in (
+    (2, 256, 16),
+    (2, 256, 32),
+    (2, 256, 48),
+    (2, 256, 64),
+    (2, 512, 64),
+    (2, 256, 128),
+    (1, 256, 32),
+    (1, 256, 64),
+    (1, 256, 128),
+    (1, 512, 128),
+  ):
     c = codec.build_audio({'name': 'mdct', 'hop': hop, 'bands': bands, 'audio_channels': ears})
     x = stereo if ears == 2 else stereo.mean(axis=-1, keepdims=True)
     z, y = there_and_back(c, x, samples=x.shape[1])
     db = si_sdr(x, y)
-    print(f'{ears:4d} {hop:4d} {bands:5d} {c.channels:8d} {bands / hop * 8000:6.0f} '
-          f'{np.median(db):6.2f} {db.min():6.2f}  {statistics(z)}')
+    print(
+      f'{ears:4d} {hop:4d} {bands:5d} {c.channels:8d} {bands / hop * 8000:6.0f} '
+      f'{np.median(db):6.2f} {db.min():6.2f}  {statistics(z)}'
+    )
 
 
 if __name__ == '__main__':

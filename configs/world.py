@@ -4,8 +4,8 @@
       --frames 33 --height 64 --width 64 --fps 16
   sr4 train --config configs/world.py --workdir out/world
 
-`:demo` is what `make demo` trains in minutes on two cores: 17 frames of 32x32.  `:demo,real` mixes in
-the records of real clips in data.root/real.
+`:demo` is what `make demo` trains in minutes on two cores: 17 frames of 32x32.  `:demo,real` mixes
+in the records of real clips in data.root/real.
 """
 
 import ml_collections

@@ -1,9 +1,11 @@
 """The pod's schedule: which bucket and which records a step takes, from (seed, step) alone.
 
-A bucket is one static shape.  Steps come in cycles; within a cycle each bucket gets its exact share,
-in an order drawn from (seed, cycle).  Hosts never talk: each computes the same answer and takes its
-own contiguous slice of the rows, so the global batch does not depend on how many hosts there are.
+A bucket is one static shape.  Steps come in cycles; within a cycle each bucket gets its exact
+share, in an order drawn from (seed, cycle).  Hosts never talk: each computes the same answer and
+takes its own contiguous slice of the rows, so the global batch does not depend on how many hosts
+there are.
 """
+
 import dataclasses
 import functools
 import hashlib
@@ -21,6 +23,7 @@ CYCLE = 1024  # steps in which the shares hold exactly
 @dataclasses.dataclass(frozen=True)
 class Bucket:
   """One static shape and the records that fill it."""
+
   name: str
   size: Size
   rows: int  # of the global batch
@@ -29,11 +32,15 @@ class Bucket:
 
   def __post_init__(self):
     if not self.records:
-      raise ValueError(f'bucket {self.name!r} has no records; give it a folder that has some, or '
-                       'take the bucket out')
+      raise ValueError(
+        f'bucket {self.name!r} has no records; give it a folder that has some, or '
+        'take the bucket out'
+      )
     if self.rows < 1 or self.weight < 0:
-      raise ValueError(f'bucket {self.name!r} has rows={self.rows}, weight={self.weight}; rows must '
-                       'be at least 1 and the weight not negative')
+      raise ValueError(
+        f'bucket {self.name!r} has rows={self.rows}, weight={self.weight}; rows must '
+        'be at least 1 and the weight not negative'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,23 +58,13 @@ class Schedule:
     exact = weights / weights.sum() * self.cycle
     counts = np.floor(exact).astype(int)
     order = np.argsort(-(exact - counts), kind='stable')
-    counts[order[:self.cycle - counts.sum()]] += 1
+    counts[order[: self.cycle - counts.sum()]] += 1
     return counts
-
-  @functools.lru_cache(maxsize=2)
-  def order(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each step of a cycle: its bucket, and how often that bucket came before in the cycle."""
-    random = np.random.Generator(np.random.Philox(key=[self.seed, cycle]))
-    bucket = random.permutation(np.repeat(np.arange(len(self.buckets)), self.shares))
-    visit = np.zeros(self.cycle, int)
-    for b in range(len(self.buckets)):
-      visit[bucket == b] = np.arange(self.shares[b])
-    return bucket, visit
 
   def at(self, step: int) -> tuple[int, int]:
     """(bucket, its visits before this step)."""
     cycle, offset = divmod(step, self.cycle)
-    bucket, visit = self.order(cycle)
+    bucket, visit = _order(self.seed, tuple(self.shares.tolist()), cycle)
     b = int(bucket[offset])
     return b, cycle * int(self.shares[b]) + int(visit[offset])
 
@@ -76,22 +73,26 @@ class Schedule:
     b, visit = self.at(step)
     rows = self.buckets[b].rows
     if rows % hosts:
-      raise ValueError(f'bucket {self.buckets[b].name!r} has {rows} rows, which {hosts} hosts cannot '
-                       f'share; use a multiple of {hosts}')
+      raise ValueError(
+        f'bucket {self.buckets[b].name!r} has {rows} rows, which {hosts} hosts cannot '
+        f'share; use a multiple of {hosts}'
+      )
     local = rows // hosts
     start = visit * rows + host * local
     return b, range(start, start + local)
 
   def record(self, b: int, draw: int, attempt: int = 0) -> int:
-    """Index of the record that a draw takes: each once an epoch.  Attempts name others in its place."""
+    """Index of the record that a draw takes: each once an epoch; attempts name others instead."""
     size = self.buckets[b].records
     epoch, index = divmod(draw, size)
-    if attempt:
-      index = (index + _hash(self.seed, b, draw, attempt)) % size
+    if attempt and size > 1:  # Never the same again, as far as there are others.
+      away = (_hash(self.seed, b, draw) + attempt - 1) % (size - 1)
+      index = (index + 1 + away) % size
     if size == 1:
       return 0
-    return experimental.index_shuffle(index, max_index=size - 1, seed=_hash(self.seed, b, epoch),
-                                      rounds=4)
+    return experimental.index_shuffle(
+      index, max_index=size - 1, seed=_hash(self.seed, b, epoch), rounds=4
+    )
 
   def epochs(self, steps: int) -> list[float]:
     """How often each bucket's records are seen in a run of this many steps."""
@@ -103,16 +104,26 @@ class Schedule:
     state = [self.seed, self.cycle, [dataclasses.asdict(b) for b in self.buckets]]
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
 
-  def __hash__(self):
-    return hash((self.seed, self.buckets, self.cycle))
+
+@functools.lru_cache(maxsize=8)
+def _order(seed: int, shares: tuple[int, ...], cycle: int) -> tuple[np.ndarray, np.ndarray]:
+  """Of each step of a cycle: its bucket, and how often that bucket came before in the cycle."""
+  random = np.random.Generator(np.random.Philox(key=[seed, cycle]))
+  bucket = random.permutation(np.repeat(np.arange(len(shares)), shares))
+  visit = np.zeros(len(bucket), int)
+  for b, share in enumerate(shares):
+    visit[bucket == b] = np.arange(share)
+  return bucket, visit
 
 
 def check_hosts(schedule: Schedule, hosts: int):
   """ValueError naming the first bucket whose rows these hosts cannot share."""
   for b in schedule.buckets:
     if b.rows % hosts:
-      raise ValueError(f'bucket {b.name!r} has {b.rows} rows, which {hosts} hosts cannot share; use '
-                       f'a multiple of {math.lcm(hosts, 1)}')
+      raise ValueError(
+        f'bucket {b.name!r} has {b.rows} rows, which {hosts} hosts cannot share; use '
+        f'a multiple of {math.lcm(hosts, 1)}'
+      )
 
 
 def _hash(*xs) -> int:

@@ -1,8 +1,10 @@
 """Records to batches: what a step sees is a function of (seed, step), on any number of hosts."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
 import dataclasses
 import os
 import threading
-from typing import Callable, Iterator
 
 import grain
 import numpy as np
@@ -23,6 +25,7 @@ class DataError(errors.UserError):
 @dataclasses.dataclass(frozen=True)
 class BucketConfig:
   """One static shape and where its records lie."""
+
   records: tuple[str, ...]  # folders that data_pipelines wrote
   frames: int
   height: int
@@ -35,6 +38,7 @@ class BucketConfig:
 @dataclasses.dataclass(frozen=True)
 class CaptionConfig:
   """Share of the draws that read each length of caption."""
+
   short: float = 1.0
   long: float = 0.0
   structured: float = 0.0
@@ -76,8 +80,18 @@ class Loader:
     sample_rate, channels: of the sound, in Hz, and 1 or 2.
   """
 
-  def __init__(self, config: Config, sizes: dict, text: Callable, sample_rate: int, channels: int, *,
-               seed: int, host: int = 0, hosts: int = 1):
+  def __init__(
+    self,
+    config: Config,
+    sizes: dict,
+    text: Callable,
+    sample_rate: int,
+    channels: int,
+    *,
+    seed: int,
+    host: int = 0,
+    hosts: int = 1,
+  ):
     self.config, self.text, self.channels = config, text, channels
     self.host, self.hosts = host, hosts
     named = sorted(config.buckets.items())
@@ -85,17 +99,22 @@ class Loader:
     for (name, _), folders in zip(named, self.folders):
       for source in folders.sources:
         check_fits(source, sizes[name], sample_rate)
-    self.schedule = buckets.Schedule(seed, tuple(
+    self.schedule = buckets.Schedule(
+      seed,
+      tuple(
         buckets.Bucket(name, sizes[name], b.rows, b.weight, len(f))
-        for (name, b), f in zip(named, self.folders)))
+        for (name, b), f in zip(named, self.folders)
+      ),
+    )
     buckets.check_hosts(self.schedule, hosts)
     self.bad, self.seen, self.lock = 0, 0, threading.Lock()
 
   def __call__(self, start: int, stop: int) -> Iterator[tuple[int, int, Clips]]:
     """Batches of the steps [start, stop)."""
     steps = grain.MapDataset.range(start, stop).map(self.batch)
-    options = grain.ReadOptions(num_threads=self.config.threads,
-                                prefetch_buffer_size=self.config.threads)
+    options = grain.ReadOptions(
+      num_threads=self.config.threads, prefetch_buffer_size=self.config.threads
+    )
     return iter(steps.to_iter_dataset(options))
 
   def batch(self, step: int) -> tuple[int, int, Clips]:
@@ -103,12 +122,24 @@ class Loader:
     size = self.schedule.buckets[b].size
     rows = [self.row(b, draw) for draw in draws]
     text, text_valid = self.text([caption for _, _, caption in rows])
-    empty = AV(np.zeros((size.frames, size.height, size.width, 3), np.uint8),
-               np.zeros((size.samples, self.channels), np.float32))
+    empty = AV(
+      np.zeros((size.frames, size.height, size.width, 3), np.uint8),
+      np.zeros((size.samples, self.channels), np.float32),
+    )
     stack = lambda i: np.stack([empty[i] if row[i] is None else row[i] for row in rows])
     has = lambda i: np.array([row[i] is not None for row in rows])
-    return int(step), b, Clips(stack(0) if size.frames else None, stack(1) if size.samples else None,
-                               None, text, text_valid, AV(has(0), has(1)))
+    return (
+      int(step),
+      b,
+      Clips(
+        stack(0) if size.frames else None,
+        stack(1) if size.samples else None,
+        None,
+        text,
+        text_valid,
+        AV(has(0), has(1)),
+      ),
+    )
 
   def row(self, b: int, draw: int):
     """(frames or None, samples or None, caption) of a draw; a bad record is replaced by others."""
@@ -130,15 +161,17 @@ class Loader:
     start = 0
     if record.has_video and size.frames:
       if record.frames.shape[1:3] != (size.height, size.width) or record.fps != size.fps:
-        raise DataError(f'{record.frames.shape[1:3]} at {record.fps} fps, but the bucket is '
-                        f'{(size.height, size.width)} at {size.fps} fps')
+        raise DataError(
+          f'{record.frames.shape[1:3]} at {record.fps} fps, but the bucket is '
+          f'{(size.height, size.width)} at {size.fps} fps'
+        )
       start = int(place * (len(record.frames) - size.frames + 1))
-      frames = record.frames[start:start + size.frames]
+      frames = record.frames[start : start + size.frames]
       if len(frames) < size.frames:
         raise DataError(f'{len(record.frames)} frames, but the bucket has {size.frames}')
     if record.has_audio and size.samples:
       first = round(start / size.fps * record.sample_rate)
-      samples = mixed(record.samples[first:first + size.samples], self.channels)
+      samples = mixed(record.samples[first : first + size.samples], self.channels)
       samples = np.pad(samples, ((0, size.samples - len(samples)), (0, 0)))
     return frames, samples, self.caption(record.captions, random.random())
 
@@ -157,19 +190,24 @@ class Loader:
       self.bad += 1
       print(f'bad record, another takes its place: {why}', flush=True)
       if self.bad > 10 and self.bad > self.config.bad_share * self.seen:
-        raise RuntimeError(f'{self.bad} of {self.seen} records could not be used, the last: {why}; '
-                           'repair the data, or raise config.data.bad_share')
+        raise RuntimeError(
+          f'{self.bad} of {self.seen} records could not be used, the last: {why}; '
+          'repair the data, or raise config.data.bad_share'
+        )
 
   def table(self, tokens: Callable, steps: int) -> str:
-    """What a run of this many steps will see, one line per bucket.  tokens: Size -> AV of counts."""
+    """What a run of this many steps will see, a line a bucket.  tokens: Size -> AV of counts."""
     lines = ['bucket           rows   share   clips  with sound  epochs   video + audio tokens']
     shares = self.schedule.shares / self.schedule.cycle
-    for b, f, share, epochs in zip(self.schedule.buckets, self.folders, shares,
-                                   self.schedule.epochs(steps)):
+    for b, f, share, epochs in zip(
+      self.schedule.buckets, self.folders, shares, self.schedule.epochs(steps)
+    ):
       count = tokens(b.size)
       sound = sum(s.manifest.audio for s in f.sources)
-      lines.append(f'{b.name:<16} {b.rows:>4} {share:>7.2%} {len(f):>7} {sound:>11} {epochs:>7.2f}   '
-                   f'{b.rows} x ({count.video} + {count.audio})')
+      lines.append(
+        f'{b.name:<16} {b.rows:>4} {share:>7.2%} {len(f):>7} {sound:>11} {epochs:>7.2f}   '
+        f'{b.rows} x ({count.video} + {count.audio})'
+      )
     return '\n'.join(lines)
 
 
@@ -177,14 +215,18 @@ def check_fits(source: records.Source, size, sample_rate: int):
   """DataError where a folder cannot fill a bucket of this size at all."""
   manifest = source.manifest
   if size.samples and set(manifest.sample_rates) - {sample_rate}:
-    raise DataError(f'{source.directory}: sound at {manifest.sample_rates} Hz, but the audio codec '
-                    f'takes {sample_rate} Hz; write the records with --sample_rate {sample_rate}')
+    raise DataError(
+      f'{source.directory}: sound at {manifest.sample_rates} Hz, but the audio codec '
+      f'takes {sample_rate} Hz; write the records with --sample_rate {sample_rate}'
+    )
   shapes = [tuple(map(int, shape.split())) for shape in manifest.sizes]
   fits = [t for t, h, w in shapes if t >= size.frames and (h, w) == (size.height, size.width)]
   if size.frames and (not fits or size.fps not in manifest.fps):
-    raise DataError(f'{source.directory}: frames x height x width are {sorted(shapes)} at '
-                    f'{manifest.fps} fps, and the bucket wants {size.frames} x {size.height} x '
-                    f'{size.width} at {size.fps} fps; change the bucket or write the records anew')
+    raise DataError(
+      f'{source.directory}: frames x height x width are {sorted(shapes)} at '
+      f'{manifest.fps} fps, and the bucket wants {size.frames} x {size.height} x '
+      f'{size.width} at {size.fps} fps; change the bucket or write the records anew'
+    )
 
 
 def mixed(samples: np.ndarray, channels: int) -> np.ndarray:

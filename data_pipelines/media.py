@@ -1,23 +1,21 @@
-"""Media files to arrays and back.  The only file that knows PyAV.
+"""Media files to arrays; mp4.py is the way back.
 
     Info = probe(source)                    the header
     Clip = read(source, ...)                pixels [t h w 3], samples [n c] of one stretch of time
     samples = read_audio(source, ...)       the sound alone
     pixels = read_image(source, h, w)       a still picture
-    write(path, frames, fps, samples, ...)  MP4: H.264 and AAC
 
 A source is a path or the file's bytes.  Times are seconds on the container's clock, which starts
 with its earliest stream: streams that start apart stay apart, so sound and picture stay in sync.
 What a file holds is the file's fault: `MediaError`.  What the disk does is an `OSError`.
 """
+
 import contextlib
 import dataclasses
-import errno
 import fractions
 import io
 import math
 import os
-import uuid
 
 import av
 import av.codec.context
@@ -27,10 +25,32 @@ import soxr
 from sr4.core import errors
 
 # Self-contained formats.  Playlists (hls, concat) and numbered images open other files.
-FORMATS = ('mov', 'mp4', 'matroska', 'webm', 'avi', 'mpegts', 'mpeg', 'flv', 'asf', 'ogg', 'gif',
-           'wav', 'w64', 'mp3', 'flac', 'aac', 'aiff', 'apng', 'png_pipe', 'jpeg_pipe',
-           'webp_pipe', 'bmp_pipe', 'tiff_pipe', 'webp')
-AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+FORMATS = (
+  'mov',
+  'mp4',
+  'matroska',
+  'webm',
+  'avi',
+  'mpegts',
+  'mpeg',
+  'flv',
+  'asf',
+  'ogg',
+  'gif',
+  'wav',
+  'w64',
+  'mp3',
+  'flac',
+  'aac',
+  'aiff',
+  'apng',
+  'png_pipe',
+  'jpeg_pipe',
+  'webp_pipe',
+  'bmp_pipe',
+  'tiff_pipe',
+  'webp',
+)
 PREROLL = fractions.Fraction(1, 10)  # Decoded before a start and dropped: AAC frames overlap.
 HOLD = fractions.Fraction(1, 2)  # The longest wait for a first picture that it may itself fill.
 JITTER = fractions.Fraction(1, 100)  # Timestamps this far off are rounding (Matroska), not a gap.
@@ -43,6 +63,7 @@ class MediaError(errors.UserError):
 @dataclasses.dataclass(frozen=True)
 class Limits:
   """What a stranger's file may ask of this machine; read from the header, before decoding."""
+
   max_pixels: int = 4096 * 4096  # Width times height.
   max_seconds: float = 4 * 3600.0
 
@@ -50,6 +71,7 @@ class Limits:
 @dataclasses.dataclass(frozen=True)
 class Info:
   """What the header says.  Width, height and fps are 0 in a file with sound alone."""
+
   width: int  # As stored: before rotation and pixel aspect, both of which `read` applies.
   height: int
   fps: float
@@ -79,8 +101,18 @@ def probe(source) -> Info:
     return _info(container)
 
 
-def read(source, *, height: int, width: int, fps: float, frames: int, sample_rate: int,
-         channels: int, start: float = 0.0, limits: Limits = Limits()) -> Clip:
+def read(
+  source,
+  *,
+  height: int,
+  width: int,
+  fps: float,
+  frames: int,
+  sample_rate: int,
+  channels: int,
+  start: float = 0.0,
+  limits: Limits = Limits(),
+) -> Clip:
   """Decodes exactly `frames` pictures at `fps` and the sound under them.
 
   Picture k is the last one that began before (k + 1/2) / fps after `start`, scaled to cover
@@ -100,7 +132,7 @@ def read(source, *, height: int, width: int, fps: float, frames: int, sample_rat
       raise MediaError('no video stream; read_audio and read_image take the rest.')
     _check_limits(_info(container), limits)
     scale = _Scaler(video, height, width)
-    yield video, _Pictures(_rate(fps), frames, scale, limits.max_pixels)
+    yield video, _Pictures(exact_rate(fps), frames, scale, limits.max_pixels)
     if audio is not None:
       yield audio, _Sound(_extent(container, audio, start), count, sample_rate, channels)
 
@@ -108,8 +140,15 @@ def read(source, *, height: int, width: int, fps: float, frames: int, sample_rat
   return Clip(pixels, float(fps), samples[0] if samples else None, sample_rate)
 
 
-def read_audio(source, *, count: int, sample_rate: int, channels: int, start: float = 0.0,
-               limits: Limits = Limits()) -> np.ndarray | None:
+def read_audio(
+  source,
+  *,
+  count: int,
+  sample_rate: int,
+  channels: int,
+  start: float = 0.0,
+  limits: Limits = Limits(),
+) -> np.ndarray | None:
   """`count` samples from `start`: float32 [count channels], or None without an audio stream."""
   _check_request(1, 1, 1, count, sample_rate, channels, start)
 
@@ -136,51 +175,6 @@ def read_image(source, height: int, width: int, limits: Limits = Limits()) -> np
     return _Scaler(video, height, width)(frame)
 
 
-def write(path, frames, fps: float, samples=None, sample_rate: int | None = None, *,
-          crf: int = 18, gop: int | None = None, metadata: dict | None = None) -> bytes | None:
-  """Writes an MP4 that plays everywhere: H.264 4:2:0 BT.709, AAC, header first.
-
-  The same input gives the same bytes.  The file appears complete or not at all.
-
-  Args:
-    path: where to, replacing what is there; None returns the bytes.
-    frames: uint8 [t h w 3]; h and w even.
-    samples: float in [-1, 1] or int16, [n c] with c 1 or 2, beginning with the first frame.
-    crf: x264's quality, 0 (lossless in its own colour space) to 51.
-    gop: frames from one key frame to the next at most; None leaves it to x264 (250).
-    metadata: names to texts, e.g. {'comment': 'made by a model'}.
-  Raises:
-    ValueError: what the arguments break.
-    OSError: with the path in it; no part of the file is left.
-  """
-  frames, samples = np.asarray(frames), None if samples is None else np.asarray(samples)
-  _check_write(frames, fps, samples, sample_rate)
-  if samples is not None and samples.dtype == np.int16:
-    samples = samples.astype(np.float32) / 32768
-  data = _encode(frames, _rate(fps), samples, sample_rate, crf, gop, metadata or {})
-  if path is None:
-    return data
-  save(path, data)
-
-
-def save(path, data: bytes):
-  """Writes a file whole or not at all: under another name first, then renamed."""
-  folder, name = os.path.split(os.fspath(path))
-  temporary = os.path.join(folder, f'.{name}.{uuid.uuid4().hex[:8]}.tmp')
-  try:
-    with open(temporary, 'wb') as f:
-      f.write(data)
-      f.flush()
-      os.fsync(f.fileno())  # A full disk may be told only now.
-    os.replace(temporary, path)
-  except BaseException as e:
-    with contextlib.suppress(OSError):
-      os.unlink(temporary)
-    if isinstance(e, OSError):
-      raise OSError(e.errno or errno.EIO, e.strerror or str(e), os.fspath(path)) from e
-    raise
-
-
 # --- Opening -------------------------------------------------------------------------------------
 
 
@@ -188,7 +182,7 @@ def _name(source) -> str:
   return f'<{len(source)} bytes>' if isinstance(source, bytes) else os.fspath(source)
 
 
-def _rate(fps) -> fractions.Fraction:
+def exact_rate(fps) -> fractions.Fraction:
   return fractions.Fraction(fps).limit_denominator(1001)  # 29.97002997 is 30000/1001.
 
 
@@ -209,8 +203,10 @@ def _open(source):
           context.options = {'err_detect': 'explode'}  # Else damage is painted over with grey.
         yield container
     except av.FFmpegError as e:
-      raise MediaError(f'{_name(source)}: not readable as media ({e.strerror}); it is broken, cut '
-                       f'off, or none of {", ".join(FORMATS[:8])}, ... Write it again.') from e
+      raise MediaError(
+        f'{_name(source)}: not readable as media ({e.strerror}); it is broken, cut '
+        f'off, or none of {", ".join(FORMATS[:8])}, ... Write it again.'
+      ) from e
     except MediaError as e:
       raise MediaError(f'{_name(source)}: {e}') from e.__cause__
 
@@ -253,16 +249,25 @@ def _info(container) -> Info:
   if duration is None and container.duration is not None:
     duration = fractions.Fraction(container.duration, av.time_base) - start
   return Info(
-      width=video.width if video else 0, height=video.height if video else 0,
-      fps=float(video.average_rate or video.guessed_rate or 0) if video else 0.0,
-      duration=float(duration or 0), has_audio=audio is not None,
-      sample_rate=audio.rate if audio else 0, channels=audio.channels if audio else 0,
-      start=float(start))
+    width=video.width if video else 0,
+    height=video.height if video else 0,
+    fps=float(video.average_rate or video.guessed_rate or 0) if video else 0.0,
+    duration=float(duration or 0),
+    has_audio=audio is not None,
+    sample_rate=audio.rate if audio else 0,
+    channels=audio.channels if audio else 0,
+    start=float(start),
+  )
 
 
 def _check_request(height, width, fps, frames, sample_rate, channels, start):
-  for name, value, least in (('height', height, 1), ('width', width, 1), ('frames', frames, 1),
-                             ('sample_rate', sample_rate, 1), ('start', start, 0)):
+  for name, value, least in (
+    ('height', height, 1),
+    ('width', width, 1),
+    ('frames', frames, 1),
+    ('sample_rate', sample_rate, 1),
+    ('start', start, 0),
+  ):
     if not (math.isfinite(value) and value >= least):
       raise ValueError(f'{name} is {value!r}; give {least} or more.')
   if not 0 < fps < math.inf:
@@ -273,11 +278,14 @@ def _check_request(height, width, fps, frames, sample_rate, channels, start):
 
 def _check_limits(info: Info, limits: Limits):
   if info.width * info.height > limits.max_pixels:
-    raise MediaError(f'{info.width}x{info.height} is {info.width * info.height} '
-                     f'pixels, the limit is {limits.max_pixels}; scale it down, or pass Limits.')
+    raise MediaError(
+      f'{info.width}x{info.height} is {info.width * info.height} '
+      f'pixels, the limit is {limits.max_pixels}; scale it down, or pass Limits.'
+    )
   if info.duration > limits.max_seconds:
-    raise MediaError(f'{info.duration:.0f} s long, the limit is '
-                     f'{limits.max_seconds:g} s; cut it, or pass Limits.')
+    raise MediaError(
+      f'{info.duration:.0f} s long, the limit is {limits.max_seconds:g} s; cut it, or pass Limits.'
+    )
 
 
 # --- Decoding ------------------------------------------------------------------------------------
@@ -331,8 +339,10 @@ def _pour(container, start, pairs):
   for stream, _ in pairs:
     bad, total = broken[stream.index], packets[stream.index]
     if bad > max(2, total // 20):
-      raise MediaError(f'{bad} of {total} {stream.type} packets are broken '
-                       f'({reason}); more than one in twenty is too many. Write the file again.')
+      raise MediaError(
+        f'{bad} of {total} {stream.type} packets are broken '
+        f'({reason}); more than one in twenty is too many. Write the file again.'
+      )
 
 
 class _Pictures:
@@ -355,8 +365,10 @@ class _Pictures:
   def add(self, frame, t: fractions.Fraction):
     """Takes a picture that begins t seconds after the first slot."""
     if frame.width * frame.height > self._max_pixels:
-      raise MediaError(f'a picture of {frame.width}x{frame.height} is above the limit of '
-                       f'{self._max_pixels} pixels, and the header did not say so.')
+      raise MediaError(
+        f'a picture of {frame.width}x{frame.height} is above the limit of '
+        f'{self._max_pixels} pixels, and the header did not say so.'
+      )
     if self.last is None:
       self.first = t
     else:
@@ -367,15 +379,18 @@ class _Pictures:
   def finish(self) -> np.ndarray:
     """uint8 [frames height width 3].  The last picture is shown for its own duration."""
     if self.first is not None and self.first > HOLD:
-      raise MediaError(f'the first picture comes {float(self.first):.3f} s after the start; start '
-                       'there: probe(...).start says when.')
+      raise MediaError(
+        f'the first picture comes {float(self.first):.3f} s after the start; start '
+        'there: probe(...).start says when.'
+      )
     if self.last is not None:
       self._show(self._slot(self.end))
     if not self.done:
       raise MediaError(
-          f'the video ends {max(0, float(self.end)):.3f} s after the start, but {self.frames} '
-          f'frames at {float(self.rate):g} fps last {float(self.frames / self.rate):.3f} s; ask '
-          'for fewer frames or an earlier start.')
+        f'the video ends {max(0, float(self.end)):.3f} s after the start, but {self.frames} '
+        f'frames at {float(self.rate):g} fps last {float(self.frames / self.rate):.3f} s; ask '
+        'for fewer frames or an earlier start.'
+      )
     return self.out
 
   def _slot(self, t) -> int:
@@ -385,7 +400,7 @@ class _Pictures:
     """The last picture fills the empty slots before `until`; never scaled if there are none."""
     until = min(until, self.frames)
     if until > self.filled:
-      self.out[self.filled:until] = self._scale(self.last)
+      self.out[self.filled : until] = self._scale(self.last)
       self.filled = until
 
 
@@ -399,8 +414,14 @@ class _Scaler:
     self._key, self._graph = None, None
 
   def __call__(self, frame) -> np.ndarray:
-    key = (frame.width, frame.height, frame.format.name, frame.rotation % 360,
-           frame.colorspace, frame.color_range)
+    key = (
+      frame.width,
+      frame.height,
+      frame.format.name,
+      frame.rotation % 360,
+      frame.colorspace,
+      frame.color_range,
+    )
     if key != self._key:
       self._key, self._graph = key, self._build(frame, frame.rotation % 360)
     self._graph.vpush(frame)
@@ -414,12 +435,17 @@ class _Scaler:
     cover = max(self.width / w, self.height / h)
     scaled = max(self.width, round(w * cover)), max(self.height, round(h * cover))
     steps = turn.get(rotation, []) + [
-        f'scale={scaled[0]}:{scaled[1]}:flags=bicubic+accurate_rnd+full_chroma_int',
-        'format=rgb24', f'crop={self.width}:{self.height}']
+      f'scale={scaled[0]}:{scaled[1]}:flags=bicubic+accurate_rnd+full_chroma_int',
+      'format=rgb24',
+      f'crop={self.width}:{self.height}',
+    ]
     graph = av.filter.Graph()
     graph.threads = 1
-    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format,
-                              time_base=frame.time_base)]
+    nodes = [
+      graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+      )
+    ]
     nodes += [graph.add(*step.split('=', 1)) for step in steps] + [graph.add('buffersink')]
     graph.link_nodes(*nodes).configure()
     return graph
@@ -445,8 +471,10 @@ class _Sound:
       self._open(frame)
       self._first = t
     if frame.sample_rate != self._native:
-      raise MediaError(f'the sample rate changes from {self._native} to {frame.sample_rate} Hz '
-                       'within the stream; write the sound again at one rate.')
+      raise MediaError(
+        f'the sample rate changes from {self._native} to {frame.sample_rate} Hz '
+        'within the stream; write the sound again at one rate.'
+      )
     x = np.concatenate([f.to_ndarray() for f in self._mix.resample(frame)], 1).T
     x = x.mean(1, keepdims=True) if self.channels == 1 else np.broadcast_to(x, (len(x), 2))
     at = round(t * self._native) + self._lengths()[0]
@@ -455,7 +483,7 @@ class _Sound:
     self._next = at + len(x)
     low, high = max(at, 0), min(self._next, self._stop)
     if high > low:
-      self._line[low:high] = x[low - at:high - at]
+      self._line[low:high] = x[low - at : high - at]
     self.done = self._next >= self._stop
 
   def finish(self) -> np.ndarray:
@@ -465,7 +493,7 @@ class _Sound:
     line, pad = self._line, self._lengths()[0] * self.rate // self._native
     if self.rate != self._native:
       line = soxr.resample(line, self._native, self.rate, 'HQ')  # Linear phase: no delay.
-    return np.clip(line[pad:pad + self.count], -1, 1)
+    return np.clip(line[pad : pad + self.count], -1, 1)
 
   def _open(self, frame):
     self._native = frame.sample_rate
@@ -475,111 +503,12 @@ class _Sound:
     self._line = np.zeros((length, self.channels), np.float32)
     # A codec's last frame is always full: the stream's duration says how much of it is sound.
     end = self._extent[1]
-    self._stop = length if end == math.inf else min(
-        length, round(end * self._native) + self._lengths()[0])
+    self._stop = (
+      length if end == math.inf else min(length, round(end * self._native) + self._lengths()[0])
+    )
 
   def _lengths(self) -> tuple[int, int, int]:
     """Native samples before, of and after the stretch: the filter needs both neighbours."""
     step = math.gcd(self._native, self.rate)
     pad = math.ceil(step / 20) * self._native // step  # 50 ms, a whole number at both rates.
     return pad, math.ceil(self.count * self._native / self.rate), pad
-
-
-# --- Encoding ------------------------------------------------------------------------------------
-
-
-def _check_write(frames, fps, samples, sample_rate):
-  if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
-    raise ValueError(f'frames are {frames.dtype} {list(frames.shape)}; give uint8 [t h w 3].')
-  h, w = frames.shape[1:3]
-  if h % 2 or w % 2:
-    raise ValueError(f'{h}x{w} frames: H.264 4:2:0 needs even sizes; crop or pad them to '
-                     f'{h + h % 2}x{w + w % 2}.')
-  if not 0 < fps < math.inf:
-    raise ValueError(f'fps is {fps!r}; give frames per second, above 0.')
-  if samples is None:
-    return
-  kinds = np.issubdtype(samples.dtype, np.floating) or samples.dtype == np.int16
-  if not kinds or samples.ndim != 2 or samples.shape[1] not in (1, 2) or not samples.size:
-    raise ValueError(f'samples are {samples.dtype} {list(samples.shape)}; give float in [-1, 1] or '
-                     'int16, [n 1] or [n 2].')
-  if not np.isfinite(samples).all():
-    raise ValueError('samples hold NaN or infinity; give numbers in [-1, 1].')
-  if sample_rate not in AAC_RATES:
-    raise ValueError(f'sample_rate is {sample_rate!r}; AAC has {AAC_RATES}.')
-
-
-def _encode(frames, rate, samples, sample_rate, crf, gop, metadata) -> bytes:
-  """The MP4's bytes.  Sound is fed beside the pictures so that the file is interleaved."""
-  out = io.BytesIO()
-  # FFmpeg's edit lists count in the movie's time scale: at the default 1000 they would round the
-  # sound to milliseconds.  They are also what takes AAC's first 1024 (priming) samples away.
-  options = {'movflags': '+faststart+use_metadata_tags', 'fflags': '+bitexact',
-             'movie_timescale': str(sample_rate or 90_000)}
-  # To put the header first FFmpeg reads back what it has written: it gets a copy.
-  with av.open(out, 'w', format='mp4', container_options=options,
-               io_open=lambda url, flags, options: io.BytesIO(out.getvalue())) as container:
-    container.metadata.update({str(k): str(v) for k, v in metadata.items()})
-    video = _add_h264(container, frames, rate, crf, gop)
-    audio = None if samples is None else _add_aac(container, samples, sample_rate)
-    to_yuv, done = _to_yuv(frames, rate), 0
-    for i, pixels in enumerate(frames):
-      picture = av.VideoFrame.from_ndarray(pixels, 'rgb24')
-      picture.pts, picture.time_base = i, 1 / rate
-      to_yuv.vpush(picture)
-      container.mux(video.encode(to_yuv.vpull()))
-      if audio is not None:
-        until = len(samples) if i + 1 == len(frames) else int((i + 1) / rate * sample_rate)
-        container.mux(_encode_sound(audio, samples[done:until], done, sample_rate))
-        done = max(done, until)
-    container.mux(video.encode())
-    if audio is not None:
-      container.mux(audio.encode())
-  return out.getvalue()
-
-
-def _add_h264(container, frames, rate, crf, gop):
-  # Without cpu-independent x264's rate control differs between runs on one machine (a third do).
-  options = {'crf': str(crf), 'x264-params': 'cpu-independent=1'}
-  stream = container.add_stream('libx264', rate=rate, options=options)
-  stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], 'yuv420p'
-  context = stream.codec_context
-  context.thread_count = 1
-  context.flags |= av.codec.context.Flags.bitexact
-  context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
-  context.color_range = 1  # Limited, what players expect.
-  if gop is not None:
-    context.gop_size = gop
-  return stream
-
-
-def _add_aac(container, samples, sample_rate):
-  channels = samples.shape[1]
-  stream = container.add_stream('aac', rate=sample_rate, layout=('mono', 'stereo')[channels - 1])
-  stream.codec_context.bit_rate = min(96_000, 5 * sample_rate) * channels
-  stream.codec_context.thread_count = 1
-  stream.codec_context.flags |= av.codec.context.Flags.bitexact
-  return stream
-
-
-def _to_yuv(frames, rate):
-  """rgb24 to limited-range BT.709 yuv420p; left alone FFmpeg would use BT.601 and not say so."""
-  graph = av.filter.Graph()
-  graph.threads = 1
-  nodes = [graph.add_buffer(width=frames.shape[2], height=frames.shape[1], format='rgb24',
-                            time_base=1 / rate),
-           graph.add('scale', 'flags=bicubic+accurate_rnd+full_chroma_int:'
-                     'out_color_matrix=bt709:out_range=limited'),
-           graph.add('format', 'yuv420p'), graph.add('buffersink')]
-  graph.link_nodes(*nodes).configure()
-  return graph
-
-
-def _encode_sound(stream, samples, at, sample_rate):
-  if not len(samples):
-    return []
-  planes = np.ascontiguousarray(np.clip(samples, -1, 1).T, np.float32)
-  frame = av.AudioFrame.from_ndarray(planes, 'fltp', layout=stream.layout.name)
-  frame.sample_rate, frame.pts = sample_rate, at
-  frame.time_base = fractions.Fraction(1, sample_rate)
-  return stream.encode(frame)

@@ -5,17 +5,14 @@
     manifest = write(directory, records)
     source = Source(directory); source[i]
 
-    python -m data_pipelines.records --media my_clips --out /data/clips --height 64 --width 64
-
 A directory of records is complete if and only if it holds manifest.json: it is written under
 another name and renamed at the end.
 """
-import argparse
+
 import bisect
 import collections
-import csv
+from collections.abc import Iterable
 import dataclasses
-import difflib
 import errno
 import hashlib
 import itertools
@@ -24,11 +21,9 @@ import operator
 import os
 import pathlib
 import shutil
-import sys
 import threading
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 import safetensors.numpy
@@ -38,11 +33,6 @@ from sr4.core import errors
 SCHEMA = 1
 CODECS = ('raw', 'mp4')
 MANIFEST = 'manifest.json'
-VIDEO = ('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.ts', '.mpg', '.mpeg', '.gif')
-IMAGE = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')
-AUDIO = ('.wav', '.mp3', '.flac', '.m4a', '.ogg', '.aac')
-MEDIA_COLUMNS = ('video', 'audio', 'image')
-OTHER_COLUMNS = ('reference_image', 'reference_video', 'reference_audio', 'video_mask')
 
 
 class RecordError(errors.UserError):
@@ -52,6 +42,7 @@ class RecordError(errors.UserError):
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
   """One clip, picture or sound."""
+
   id: str
   frames: np.ndarray | None  # uint8 [t h w 3]; a picture has t = 1
   fps: float
@@ -78,6 +69,7 @@ class Record:
 @dataclasses.dataclass(frozen=True)
 class Manifest:
   """What a directory holds; manifest.json, field by field."""
+
   schema: int
   codec: str
   count: int
@@ -107,17 +99,29 @@ def to_bytes(record: Record, codec: str = 'raw') -> bytes:
   _check(record, codec)
   sound = record.has_audio
   meta = {
-      'schema': SCHEMA, 'codec': codec, 'id': record.id, 'fps': float(record.fps),
-      'sample_rate': int(record.sample_rate), 'captions': record.captions,
-      'has_video': record.has_video, 'has_audio': sound,
-      'frames': list(record.frames.shape) if record.has_video else None,
-      'samples': list(record.samples.shape) if sound else None}
+    'schema': SCHEMA,
+    'codec': codec,
+    'id': record.id,
+    'fps': float(record.fps),
+    'sample_rate': int(record.sample_rate),
+    'captions': record.captions,
+    'has_video': record.has_video,
+    'has_audio': sound,
+    'frames': list(record.frames.shape) if record.has_video else None,
+    'samples': list(record.samples.shape) if sound else None,
+  }
   arrays = {}
   if codec == 'mp4' and record.has_video:
-    from data_pipelines import media  # Lazily: --help and raw records need no PyAV.
-    mp4 = media.write(None, record.frames, record.fps, record.samples if sound else None,
-                      record.sample_rate if sound else None)
-    arrays['media'] = np.frombuffer(mp4, np.uint8)
+    from data_pipelines import mp4  # Lazily: --help and raw records need no PyAV.
+
+    data = mp4.write(
+      None,
+      record.frames,
+      record.fps,
+      record.samples if sound else None,
+      record.sample_rate if sound else None,
+    )
+    arrays['media'] = np.frombuffer(data, np.uint8)
   else:
     if record.has_video:
       arrays['frames'] = np.ascontiguousarray(record.frames)
@@ -132,9 +136,11 @@ def from_bytes(data: bytes) -> Record:
   """The record in the bytes of to_bytes; a flipped byte anywhere is a RecordError."""
   blob = memoryview(data)[4:]
   if len(blob) < 8 or zlib.crc32(blob) != int.from_bytes(data[:4], 'little'):
-    raise RecordError(f'the checksum of {len(data)} bytes does not match: they have changed since '
-                      'they were written. Restore the shard from a copy, or write it again.')
-  header = json.loads(bytes(blob[8:8 + int.from_bytes(blob[:8], 'little')]))
+    raise RecordError(
+      f'the checksum of {len(data)} bytes does not match: they have changed since '
+      'they were written. Restore the shard from a copy, or write it again.'
+    )
+  header = json.loads(bytes(blob[8 : 8 + int.from_bytes(blob[:8], 'little')]))
   meta = json.loads(header['__metadata__']['record'])
   if meta['schema'] != SCHEMA:
     raise RecordError(f'schema {meta["schema"]}; this program reads {SCHEMA}. Write them again.')
@@ -142,10 +148,18 @@ def from_bytes(data: bytes) -> Record:
   frames, samples = arrays.get('frames'), arrays.get('samples')
   if 'media' in arrays:
     from data_pipelines import media
+
     t, h, w, _ = meta['frames']
     channels = meta['samples'][1] if meta['has_audio'] else 1
-    clip = media.read(arrays['media'].tobytes(), height=h, width=w, fps=meta['fps'], frames=t,
-                      sample_rate=meta['sample_rate'] or 1, channels=channels)
+    clip = media.read(
+      arrays['media'].tobytes(),
+      height=h,
+      width=w,
+      fps=meta['fps'],
+      frames=t,
+      sample_rate=meta['sample_rate'] or 1,
+      channels=channels,
+    )
     frames, samples = clip.frames, clip.samples
   elif samples is not None:
     samples = samples.astype(np.float32) / 32768
@@ -159,27 +173,36 @@ def _check(record: Record, codec: str):
   if x is None and not record.has_audio:
     raise RecordError(f'record {record.id!r} has neither pictures nor sound; leave it out.')
   if x is not None and (x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3 or not x.size):
-    raise RecordError(f'record {record.id!r}: frames are {x.dtype} {list(x.shape)}; give uint8 '
-                      '[t h w 3].')
-  if s is not None and (s.ndim != 2 or not (s.dtype == np.int16 or s.dtype.kind == 'f')
-                        or not np.isfinite(s).all()):
-    raise RecordError(f'record {record.id!r}: samples are {s.dtype} {list(s.shape)}; give finite '
-                      'float in [-1, 1] or int16, [n c].')
+    raise RecordError(
+      f'record {record.id!r}: frames are {x.dtype} {list(x.shape)}; give uint8 [t h w 3].'
+    )
+  if s is not None and (
+    s.ndim != 2 or not (s.dtype == np.int16 or s.dtype.kind == 'f') or not np.isfinite(s).all()
+  ):
+    raise RecordError(
+      f'record {record.id!r}: samples are {s.dtype} {list(s.shape)}; give finite '
+      'float in [-1, 1] or int16, [n c].'
+    )
   if not record.fps > 0 or (s is not None and not record.sample_rate > 0):
-    raise RecordError(f'record {record.id!r}: fps {record.fps!r}, sample_rate '
-                      f'{record.sample_rate!r}; both must be above 0.')
+    raise RecordError(
+      f'record {record.id!r}: fps {record.fps!r}, sample_rate '
+      f'{record.sample_rate!r}; both must be above 0.'
+    )
   if codec == 'mp4' and x is not None and record.has_audio:
     n = round(len(x) / record.fps * record.sample_rate)
     if len(s) != n:
-      raise RecordError(f'record {record.id!r}: {len(s)} samples beside {len(x)} frames; an MP4 '
-                        f'gives back round(frames / fps * sample_rate) = {n}. Cut or pad them.')
+      raise RecordError(
+        f'record {record.id!r}: {len(s)} samples beside {len(x)} frames; an MP4 '
+        f'gives back round(frames / fps * sample_rate) = {n}. Cut or pad them.'
+      )
 
 
 # --- Directories ---------------------------------------------------------------------------------
 
 
-def write(directory, records: Iterable[Record], *, codec: str = 'raw',
-          shard_size: int = 256 << 20) -> Manifest:
+def write(
+  directory, records: Iterable[Record], *, codec: str = 'raw', shard_size: int = 256 << 20
+) -> Manifest:
   """Writes all records, or nothing.  Shards are closed once they hold `shard_size` bytes.
 
   Raises:
@@ -240,10 +263,17 @@ def _write_shards(folder, records, codec, shard_size) -> Manifest:
     shard['name'] = f'part-{i:05d}-of-{len(shards):05d}'
     os.rename(folder / f'part-{i:05d}', folder / shard['name'])
   return Manifest(
-      schema=SCHEMA, codec=codec, count=sum(s['count'] for s in shards), **total,
-      sizes=dict(sorted(sizes.items())), fps=tuple(sorted(fps)),
-      sample_rates=tuple(sorted(sample_rates)), seconds=round(seconds, 6),
-      bytes=sum(s['bytes'] for s in shards), shards=tuple(shards))
+    schema=SCHEMA,
+    codec=codec,
+    count=sum(s['count'] for s in shards),
+    **total,
+    sizes=dict(sorted(sizes.items())),
+    fps=tuple(sorted(fps)),
+    sample_rates=tuple(sorted(sample_rates)),
+    seconds=round(seconds, 6),
+    bytes=sum(s['bytes'] for s in shards),
+    shards=tuple(shards),
+  )
 
 
 class _Shard:
@@ -251,6 +281,7 @@ class _Shard:
 
   def __init__(self, path):
     from array_record.python import array_record_module
+
     self.path, self.count, self.bytes = path, 0, 0
     self._writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
 
@@ -278,14 +309,18 @@ def load_manifest(directory) -> Manifest:
   try:
     text = (directory / MANIFEST).read_text(encoding='utf-8')
   except FileNotFoundError:
-    raise RecordError(f'{directory} has no {MANIFEST}: these are no records, or an unfinished copy '
-                      'of some. Copy it again, or write it with data_pipelines.records.') from None
+    raise RecordError(
+      f'{directory} has no {MANIFEST}: these are no records, or an unfinished copy '
+      'of some. Copy it again, or write it with data_pipelines.records.'
+    ) from None
   try:
     raw = json.loads(text)
     schema = raw['schema']
     if schema != SCHEMA:
-      raise RecordError(f'{directory} has schema version {schema!r}, this program reads {SCHEMA}; '
-                        'write the records again with this version.')
+      raise RecordError(
+        f'{directory} has schema version {schema!r}, this program reads {SCHEMA}; '
+        'write the records again with this version.'
+      )
     manifest = Manifest(**raw)
     counted = sum(shard['count'] for shard in manifest.shards)
   except (ValueError, KeyError, TypeError) as e:
@@ -293,14 +328,18 @@ def load_manifest(directory) -> Manifest:
       raise
     raise RecordError(f'{directory / MANIFEST} is damaged ({e}); restore it from a copy.') from e
   if counted != manifest.count:
-    raise RecordError(f'{directory / MANIFEST}: count is {manifest.count}, but its shards hold '
-                      f'{counted}; it was edited or damaged. Restore it from a copy.')
+    raise RecordError(
+      f'{directory / MANIFEST}: count is {manifest.count}, but its shards hold '
+      f'{counted}; it was edited or damaged. Restore it from a copy.'
+    )
   for shard in manifest.shards:
     path = directory / shard['name']
     size = path.stat().st_size if path.exists() else None
     if size != shard['bytes']:
-      raise RecordError(f'{path}: {"missing" if size is None else f"{size} bytes"}, the manifest '
-                        f'says {shard["bytes"]} bytes; copy the shard again.')
+      raise RecordError(
+        f'{path}: {"missing" if size is None else f"{size} bytes"}, the manifest '
+        f'says {shard["bytes"]} bytes; copy the shard again.'
+      )
   return manifest
 
 
@@ -348,238 +387,19 @@ class Source:
     if reader is not None:
       return reader
     from array_record.python import array_record_module
+
     with self._lock:
       if number not in self._readers:
         shard = self.manifest.shards[number]
         reader = array_record_module.ArrayRecordReader(
-            os.path.join(self.directory, shard['name']), 'readahead_buffer_size:0',
-            file_reader_buffer_size=32768)
+          os.path.join(self.directory, shard['name']),
+          'readahead_buffer_size:0',
+          file_reader_buffer_size=32768,
+        )
         if reader.num_records() != shard['count']:  # A cut file reads as an empty one.
-          raise RecordError(f'it holds {reader.num_records()} records, the manifest says '
-                            f'{shard["count"]}; copy the shard again.')
+          raise RecordError(
+            f'it holds {reader.num_records()} records, the manifest says '
+            f'{shard["count"]}; copy the shard again.'
+          )
         self._readers[number] = reader
       return self._readers[number]
-
-
-# --- Command line: media to records --------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-  """One line of metadata, or one file of a folder without."""
-  id: str
-  caption: str | None
-  video: pathlib.Path | None = None
-  audio: pathlib.Path | None = None
-  image: pathlib.Path | None = None
-
-
-def find(path, caption: str | None = None) -> list[Entry]:
-  """The entries of a metadata file, of a folder with one, or of a bare folder of media."""
-  path = pathlib.Path(path)
-  if not path.exists():
-    raise RecordError(f'{path}: no such file or folder; give --media what exists.')
-  if path.is_file():
-    return _from_metadata(path, caption)
-  tables = [p for p in (path / f'metadata.{x}' for x in ('csv', 'json', 'jsonl')) if p.exists()]
-  if len(tables) > 1:
-    raise RecordError(f'{path} has {" and ".join(p.name for p in tables)}; give one to --media.')
-  return _from_metadata(tables[0], caption) if tables else _from_folder(path, caption)
-
-
-def _from_folder(folder, caption) -> list[Entry]:
-  kinds = {x: kind for kind, xs in zip(MEDIA_COLUMNS, (VIDEO, AUDIO, IMAGE)) for x in xs}
-  found = [(p, kinds[p.suffix.lower()]) for p in sorted(folder.rglob('*'))
-           if p.suffix.lower() in kinds and not p.name.startswith('.') and p.is_file()]
-  if not found:
-    raise RecordError(f'{folder} holds no media; give a folder with {", ".join(VIDEO[:4])}, '
-                      f'{", ".join(IMAGE[:2])} or {", ".join(AUDIO[:2])} files, or metadata.csv.')
-  entries = []
-  for p, kind in found:
-    text = p.with_suffix('.txt')
-    told = text.read_text(encoding='utf-8').strip() if text.exists() else caption
-    entries.append(Entry(p.relative_to(folder).as_posix(), told, **{kind: p}))
-  bare = [e.id for e in entries if e.caption is None]
-  if bare:
-    raise RecordError(
-        f'{len(bare)} of {len(entries)} media in {folder} have no caption, e.g. {bare[0]}; write '
-        f'{pathlib.Path(bare[0]).with_suffix(".txt")} beside it, add a metadata.csv with a caption '
-        "column, or give all of them one text with --caption TEXT ('' for none).")
-  return entries
-
-
-def _rows(path) -> list[dict]:
-  text = path.read_text(encoding='utf-8-sig')
-  try:
-    if path.suffix == '.csv':
-      return list(csv.DictReader(text.splitlines(keepends=True), strict=True))
-    if path.suffix == '.jsonl':
-      rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    elif path.suffix == '.json':
-      rows = json.loads(text)
-    else:
-      raise RecordError(f'{path}: metadata is .csv, .json or .jsonl; give one, or a folder.')
-  except (csv.Error, json.JSONDecodeError) as e:
-    raise RecordError(f'{path}: not readable as {path.suffix[1:]} ({e}); correct it there.') from e
-  if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-    raise RecordError(f'{path}: give a list of objects, each with {MEDIA_COLUMNS} and caption.')
-  return rows
-
-
-def _from_metadata(path, caption) -> list[Entry]:
-  rows = _rows(path)
-  columns = list(dict.fromkeys(c for row in rows for c in row if c is not None))
-  if not rows:
-    raise RecordError(f'{path} has no rows; give one for each clip.')
-  _check_columns(path, columns, caption)
-  entries, seen = [], collections.Counter()
-  for number, row in enumerate(rows, 1):
-    paths = {c: path.parent / row[c] for c in MEDIA_COLUMNS if row.get(c)}
-    name = next((str(row[c]) for c in ('video', 'image', 'audio') if c in paths), f'row {number}')
-    seen[name] += 1  # The same file may come twice, with another caption.
-    suffix = f'~{seen[name]}' if seen[name] > 1 else ''
-    entries.append(Entry(name + suffix, row.get('caption') or caption, **paths))
-  return entries
-
-
-def _check_columns(path, columns, caption):
-  extra = [c for c in columns if c not in (*MEDIA_COLUMNS, *OTHER_COLUMNS, 'caption')]
-  listed = ', '.join(columns)
-  def near(name):
-    match = difflib.get_close_matches(name, extra, 1, 0.6)
-    return f" Did you mean {match[0]!r}? Rename it to '{name}'." if match else ''
-  if not any(c in columns for c in MEDIA_COLUMNS):
-    raise RecordError(f'{path} has the columns {listed}; at least one of {MEDIA_COLUMNS} must be '
-                      f'there, with paths relative to it.{near("video")}')
-  if 'caption' not in columns and caption is None:
-    raise RecordError(f"{path} has the columns {listed}; a 'caption' column must be there, or one "
-                      f"text for all with --caption TEXT ('' for none).{near('caption')}")
-  known = [c for c in columns if c in OTHER_COLUMNS]
-  if known:
-    print(f'note: {", ".join(known)}: ignored by this command, nothing of them is stored.')
-  if extra:
-    print(f'note: unknown columns, not stored: {", ".join(extra)}.')
-
-
-@dataclasses.dataclass
-class Tally:
-  """What the command line saw, for the table at the end."""
-  files: int = 0
-  skipped: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-
-  def skip(self, reason: str, name: str, why):
-    self.skipped[reason] += 1
-    print(f'skipped ({reason}): {name}: {why}', file=sys.stderr)
-
-
-def clips(entries: Iterable[Entry], args, tally: Tally) -> Iterator[Record]:
-  """Cuts each entry's media into records of args.frames frames; what cannot be is tallied."""
-  from data_pipelines import media
-  for entry in entries:
-    tally.files += 1
-    made = 0
-    try:
-      if entry.caption is None:
-        tally.skip('no caption', entry.id, 'its caption is empty; fill it in, or give --caption.')
-        continue
-      for record in _cut(entry, args):
-        made += 1
-        yield record
-      if not made:
-        tally.skip('too short', entry.id, f'shorter than {args.frames} frames at {args.fps:g} fps.')
-    except (media.MediaError, RecordError) as e:
-      tally.skip('broken' if not made else 'broken after some clips', entry.id, e)
-    except FileNotFoundError as e:
-      tally.skip('missing file', entry.id, e)
-
-
-def _cut(entry: Entry, args) -> Iterator[Record]:
-  from data_pipelines import media
-  captions = {'caption': entry.caption}
-  main = entry.video or entry.audio
-  if entry.image and not entry.video:
-    if entry.audio:
-      raise RecordError('an image with sound is no clip; give a video, or one of the two.')
-    picture = media.read_image(entry.image, args.height, args.width)[None]
-    yield Record(entry.id, picture, args.fps, None, args.sample_rate, captions)
-    return
-  if main is None:
-    raise RecordError(f'none of {MEDIA_COLUMNS} is filled in.')
-  sound = {'sample_rate': args.sample_rate, 'channels': args.channels}
-  shape = {'height': args.height, 'width': args.width, 'fps': args.fps, 'frames': args.frames}
-  count = media.audio_length(args.frames, args.fps, args.sample_rate)
-  info, seconds = media.probe(main), args.frames / args.fps
-  for k in itertools.count():
-    at = k * (args.stride or seconds)
-    if at + seconds > info.duration + 0.5 / args.fps:  # Pictures are placed to half a frame.
-      return
-    frames, samples = None, None
-    if entry.video:
-      clip = media.read(entry.video, **shape, **sound, start=info.start + at)
-      frames, samples = clip.frames, clip.samples
-    if entry.audio:
-      start = at if entry.video else info.start + at
-      samples = media.read_audio(entry.audio, **sound, count=count, start=start)
-      if samples is None:
-        raise RecordError(f'{entry.audio} has no audio stream; leave the column empty.')
-    record = Record(f'{entry.id}#{k:04d}', frames, args.fps, samples, args.sample_rate, captions)
-    if record.has_video or record.has_audio:
-      yield record
-
-
-def _parse(argv):
-  parser = argparse.ArgumentParser('python -m data_pipelines.records', description=(
-      'Cuts media into clips of one shape and writes them as records.'))
-  add = parser.add_argument
-  add('--media', required=True, help='a folder, or metadata.csv, .json, .jsonl with the columns '
-      'video, audio, image (relative paths) and caption; audio replaces the sound of video')
-  add('--out', required=True, help='a new folder for the records')
-  add('--height', type=int, default=64)
-  add('--width', type=int, default=64)
-  add('--frames', type=int, default=33, help='of each clip (33); shorter media are skipped')
-  add('--fps', type=float, default=16.0)
-  add('--sample_rate', type=int, default=16_000)
-  add('--channels', type=int, default=2, choices=(1, 2))
-  add('--codec', default='raw', choices=CODECS, help='raw reads fastest; mp4 is far smaller')
-  add('--stride', type=float, help='seconds from one clip to the next (the length of a clip)')
-  add('--caption', help="the caption of what has none; '' is allowed")
-  args = parser.parse_args(argv)
-  for name in ('height', 'width', 'frames', 'fps', 'sample_rate'):
-    if not getattr(args, name) > 0:
-      parser.error(f'--{name} is {getattr(args, name)}; it must be above 0.')
-  if args.stride is not None and not args.stride > 0:
-    parser.error(f'--stride is {args.stride}; give the seconds from one clip to the next.')
-  if args.codec == 'mp4' and (args.height % 2 or args.width % 2):
-    parser.error(f'--codec mp4 needs even sizes, not {args.height}x{args.width}; or take raw.')
-  return args
-
-
-def _table(manifest: Manifest, tally: Tally, out) -> str:
-  reasons = ', '.join(f'{n} {reason}' for reason, n in sorted(tally.skipped.items()))
-  rows = [
-      ('files', tally.files, ''),
-      ('clips', manifest.count, f'{manifest.video} with pictures'),
-      ('clips with sound', manifest.audio, f'{manifest.count - manifest.audio} silent'),
-      ('skipped', sum(tally.skipped.values()), reasons),
-      ('seconds', f'{manifest.seconds:.2f}', ''),
-      ('bytes', f'{manifest.bytes:,}', f'{manifest.codec}, {len(manifest.shards)} shard(s), {out}')]
-  return '\n'.join(f'{name:18}{value:>14}  {note}'.rstrip() for name, value, note in rows)
-
-
-def main(argv=None):
-  args, tally = _parse(argv), Tally()
-  try:
-    entries = find(args.media, args.caption)
-    manifest = write(args.out, clips(entries, args, tally), codec=args.codec)
-  except RecordError as e:
-    skipped = ', '.join(f'{n} {reason}' for reason, n in tally.skipped.items())
-    sys.exit(f'error: {e}' + (f' Skipped: {skipped}.' if skipped else ''))
-  except (ValueError, OSError) as e:
-    sys.exit(f'error: {e}')
-  except KeyboardInterrupt:
-    sys.exit('interrupted: nothing was written.')
-  print(_table(manifest, tally, args.out))
-
-
-if __name__ == '__main__':
-  main()

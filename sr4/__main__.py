@@ -1,4 +1,5 @@
 """python -m sr4 VERB."""
+
 from sr4 import cli
 
 if __name__ == '__main__':

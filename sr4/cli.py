@@ -1,4 +1,5 @@
 """The command line: `sr4 VERB`, and `python -m sr4.VERB`.  Light, so that --help is instant."""
+
 import argparse
 import importlib
 import sys
@@ -6,10 +7,10 @@ import sys
 from sr4.core import errors
 
 VERBS = {
-    'train': 'train a model: --config configs/world.py --workdir DIR',
-    'sample': 'make clips with sound: --checkpoint DIR --prompt TEXT --out DIR',
-    'evaluate': 'measure a model on SR4-World: --checkpoint DIR --out DIR',
-    'report': 'one page about a run, to look at and pass on: --workdir DIR',
+  'train': 'train a model: --config configs/world.py --workdir DIR',
+  'sample': 'make clips with sound: --checkpoint DIR --prompt TEXT --out DIR',
+  'evaluate': 'measure a model on SR4-World: --checkpoint DIR --out DIR',
+  'report': 'one page about a run, to look at and pass on: --workdir DIR',
 }
 
 
@@ -17,10 +18,13 @@ def main(argv=None):
   """Entry point of the console script."""
   argv = sys.argv[1:] if argv is None else argv
   parser = argparse.ArgumentParser(
-      prog='sr4', description='Joint video and audio generation in JAX.',
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      epilog='verbs:\n' + '\n'.join(f'  {name:<10} {what}' for name, what in VERBS.items())
-      + '\n\n`sr4 VERB --help` tells the rest.')
+    prog='sr4',
+    description='Joint video and audio generation in JAX.',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog='verbs:\n'
+    + '\n'.join(f'  {name:<10} {what}' for name, what in VERBS.items())
+    + '\n\n`sr4 VERB --help` tells the rest.',
+  )
   parser.add_argument('verb', choices=VERBS, metavar='VERB')
   if not argv or argv[0] in ('-h', '--help'):
     parser.parse_args(argv or ['--help'])
@@ -30,9 +34,11 @@ def main(argv=None):
 
 def run(verb, argv=None):
   """Runs a verb's module: `arguments(parser)`, then `main(args)`.  Errors of users are one line."""
-  parser = argparse.ArgumentParser(prog=f'sr4 {verb.__spec__.name.rpartition(".")[2]}',
-                                   description=verb.__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    prog=f'sr4 {verb.__spec__.name.rpartition(".")[2]}',
+    description=verb.__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   verb.arguments(parser)
   argv = sys.argv[1:] if argv is None else argv
   own = [a for a in argv if not a.startswith('--config.')]

@@ -248,12 +248,13 @@ def save_pair(path: str, made, truth, size, audio):
 
   import numpy as np
 
-  from data_pipelines import media
+  from data_pipelines import mp4
+  from sr4.core import files
 
   large = max(1, round(PIXELS / size.height))
   for name, clip in (('', made), ('.truth', truth)):
     frames = clip.frames.repeat(large, 1).repeat(large, 2)
-    media.write(f'{path}{name}.mp4', frames, size.fps, clip.samples, audio.sample_rate)
+    mp4.write(f'{path}{name}.mp4', frames, size.fps, clip.samples, audio.sample_rate)
   packed = io.BytesIO()
   np.savez_compressed(
     packed,
@@ -264,7 +265,7 @@ def save_pair(path: str, made, truth, size, audio):
     truth_samples=np.float16(truth.samples),
     sample_rate=audio.sample_rate,
   )
-  media.save(f'{path}.npz', packed.getvalue())
+  files.save(f'{path}.npz', packed.getvalue())
 
 
 def write_json(path: str, content):
@@ -272,7 +273,7 @@ def write_json(path: str, content):
   import json
   import math
 
-  from data_pipelines import media
+  from sr4.core import files
 
   def plain(x):
     if isinstance(x, dict):
@@ -281,7 +282,7 @@ def write_json(path: str, content):
       return [plain(value) for value in x]
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
-  media.save(path, json.dumps(plain(content), indent=2, allow_nan=False).encode() + b'\n')
+  files.save(path, json.dumps(plain(content), indent=2, allow_nan=False).encode() + b'\n')
 
 
 def table(figures: dict) -> str:

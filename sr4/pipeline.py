@@ -1,7 +1,8 @@
 """Prompts in, clips out: the model, its codecs and its text encoder in one call."""
+
+from collections.abc import Sequence
 import dataclasses
 import functools
-from typing import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from sr4.training import checkpoint
 @dataclasses.dataclass(frozen=True)
 class Config:
   """How to sample.  The names are the request's (docs of the product)."""
+
   num_inference_steps: int = 30
   video_guidance_scale: float = 4.0
   audio_guidance_scale: float = 4.0
@@ -42,6 +44,7 @@ class Config:
 @dataclasses.dataclass(frozen=True)
 class Clip:
   """One generated clip."""
+
   prompt: str
   frames: np.ndarray  # uint8 [T H W 3]
   samples: np.ndarray  # float32 [n channels]
@@ -62,13 +65,16 @@ class Pipeline:
     extra = -len(prompts) % sharding.axis_size(*sharding.DP)
     text, valid = self.system.text(prompts + [''] * extra)
     seeds_array = np.array(seeds + [0] * extra, np.uint32)
-    latents = generate(self.system, self.size, self.config, self.model,
-                       *sharding.rows((text, valid, seeds_array)))
+    latents = generate(
+      self.system, self.size, self.config, self.model, *sharding.rows((text, valid, seeds_array))
+    )
     frames, samples = decode(self.system, self.size, latents)
     (video,), (audio,) = jax.device_get(latents)
     frames, samples = jax.device_get((frames, samples))
-    return [Clip(prompt, frames[i], samples[i], {'video': video[i], 'audio': audio[i]})
-            for i, prompt in enumerate(prompts)]
+    return [
+      Clip(prompt, frames[i], samples[i], {'video': video[i], 'audio': audio[i]})
+      for i, prompt in enumerate(prompts)
+    ]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -77,10 +83,14 @@ def generate(system, size: Size, c: Config, model, text, text_valid, seeds) -> A
   rows = text.shape[0]
   present = AV(*(sharding.over_rows(True, rows) for _ in range(2)))
   cond = conditioning.condition(system.codecs, size, model.config.patch, text, text_valid, present)
-  scales = guidance.Scales(text=AV(c.video_guidance_scale, c.audio_guidance_scale),
-                           modality=AV(c.modality_scale, c.modality_scale))
-  shapes = AV(system.codecs.video.latent_shape(size.frames, size.height, size.width),
-              (system.codecs.audio.latent_length(size.samples), system.codecs.audio.channels))
+  scales = guidance.Scales(
+    text=AV(c.video_guidance_scale, c.audio_guidance_scale),
+    modality=AV(c.modality_scale, c.modality_scale),
+  )
+  shapes = AV(
+    system.codecs.video.latent_shape(size.frames, size.height, size.width),
+    (system.codecs.audio.latent_length(size.samples), system.codecs.audio.channels),
+  )
 
   def draw(seed):
     return path.noise_like(jax.random.key(seed), AV(*((jnp.zeros(shape),) for shape in shapes)))
@@ -95,8 +105,9 @@ def decode(system, size: Size, latents: AV):
   """uint8 [b T H W 3] and float32 [b n channels]."""
   (video,), (audio,) = latents
   frames = sharding.on_rows(system.codecs.video.decode)(video)
-  samples = sharding.on_rows(
-      functools.partial(system.codecs.audio.decode, samples=size.samples))(audio)
+  samples = sharding.on_rows(functools.partial(system.codecs.audio.decode, samples=size.samples))(
+    audio
+  )
   return conditioning.to_uint8(frames), samples
 
 

@@ -76,13 +76,13 @@ def arguments(parser):
 def main(args):
   import os
 
-  from data_pipelines import media
+  from sr4.core import files
 
   folder = args.evaluation or args.workdir
   figures, clips, config = (read(folder, name) for name in ('metrics', 'clips', 'config'))
   losses = read_losses(os.path.join(args.workdir, 'metrics.jsonl'))
   out = args.out or os.path.join(args.workdir, 'index.html')
-  media.save(out, page(figures, clips, config, losses, os.path.join(folder, 'clips')).encode())
+  files.save(out, page(figures, clips, config, losses, os.path.join(folder, 'clips')).encode())
   print(f'{out}  {os.path.getsize(out) / 1e6:.1f} MB')
 
 

@@ -2,13 +2,21 @@
 
   sr4 sample --checkpoint out/demo/checkpoints --prompt 'a red circle bounces' --out out/clips
 
-Writes clip-000.mp4 (H.264 and AAC) and clip-000.safetensors (the latents) for each prompt.  The same
-seed gives the same bytes.
+Writes clip-000.mp4 (H.264 and AAC) and clip-000.safetensors (the latents) for each prompt.  The
+same seed gives the same bytes.
 """
+
 import sys
 
-SAMPLING = ('num_inference_steps', 'video_guidance_scale', 'audio_guidance_scale', 'modality_scale',
-            'shift', 'audio_shift', 'solver')
+SAMPLING = (
+  'num_inference_steps',
+  'video_guidance_scale',
+  'audio_guidance_scale',
+  'modality_scale',
+  'shift',
+  'audio_shift',
+  'solver',
+)
 SIZE = ('frames', 'height', 'width', 'fps')
 
 
@@ -36,10 +44,11 @@ def main(args):
 
   from safetensors import numpy as safetensors
 
-  from data_pipelines import media
+  from data_pipelines import mp4
   from sr4 import pipeline
   from sr4.core import config
   from sr4.core import errors
+  from sr4.core import files
   from sr4.core import sharding
 
   prompts = list(args.prompt)
@@ -53,17 +62,25 @@ def main(args):
     system, model, trained = pipeline.load(args.checkpoint, args.step, ema=not args.raw)
     size = pipeline.size_of(system, trained, **given(args, SIZE))
     fields = dict(trained['sample']) | given(args, SAMPLING)
-    sampler = pipeline.Pipeline(system, model, size,
-                                config.build(pipeline.Config, fields, 'sample'))
+    sampler = pipeline.Pipeline(
+      system, model, size, config.build(pipeline.Config, fields, 'sample')
+    )
     clips = sampler(prompts, range(args.seed, args.seed + len(prompts)))
   for i, clip in enumerate(clips):
     path = os.path.join(args.out, f'clip-{i:03d}')
-    media.write(f'{path}.mp4', clip.frames, size.fps, clip.samples,
-                system.codecs.audio.sample_rate, metadata={'comment': clip.prompt})
-    media.save(f'{path}.safetensors', safetensors.save(clip.latents))
+    mp4.write(
+      f'{path}.mp4',
+      clip.frames,
+      size.fps,
+      clip.samples,
+      system.codecs.audio.sample_rate,
+      metadata={'comment': clip.prompt},
+    )
+    files.save(f'{path}.safetensors', safetensors.save(clip.latents))
     print(f'{path}.mp4  {clip.prompt}')
 
 
 if __name__ == '__main__':
   from sr4 import cli
+
   cli.run(sys.modules[__name__])

@@ -1,4 +1,5 @@
 """Tests run on 8 simulated devices of the CPU; each module inside a mesh of one of them."""
+
 import atexit
 import os
 import shutil
@@ -8,7 +9,8 @@ import tempfile
 FLAGS = {'--xla_force_host_platform_device_count': 8, '--xla_backend_optimization_level': 0}
 given = os.environ.get('XLA_FLAGS', '')
 os.environ['XLA_FLAGS'] = ' '.join(
-    [given, *(f'{flag}={value}' for flag, value in FLAGS.items() if flag not in given)])
+  [given, *(f'{flag}={value}' for flag, value in FLAGS.items() if flag not in given)]
+)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # Shared with the processes that tests start.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='sr4-test-')
@@ -41,10 +43,12 @@ def quick_compile():
 @pytest.fixture(scope='session')
 def relative():
   """Relative L2 distance of two arrays, in fp64."""
+
   def distance(x, reference) -> float:
     x, reference = (np.asarray(a, np.float64) for a in (x, reference))
     assert x.shape == reference.shape, (x.shape, reference.shape)
     return float(np.linalg.norm(x - reference) / np.linalg.norm(reference))
+
   return distance
 
 
@@ -52,6 +56,7 @@ def relative():
 def randomized():
   """Arrays for a tree of arrays or of tree.abstract: normal about 0, norm scales about 1, so that
   no gate is closed and no bias is zero."""
+
   def redraw(tree, std=0.2, seed=0):
     random = np.random.default_rng(seed)
 
@@ -60,5 +65,7 @@ def randomized():
       about = 1.0 if name.removesuffix('.value').endswith('norm.scale') else 0.0
       value = np.float32(about + std * random.standard_normal(x.shape))
       return jax.device_put(value, x.sharding)
+
     return jax.tree_util.tree_map_with_path(draw, tree)
+
   return redraw

@@ -1,4 +1,5 @@
 """Imports point one way (DESIGN.md), read from the source without importing it."""
+
 import ast
 import pathlib
 
@@ -8,23 +9,32 @@ ROOT = pathlib.Path(__file__).parents[1]
 # What modules of a folder may import of ours, by the start of the name; a file may have a rule of
 # its own.  Verbs (sr4/*.py) and serving join everything and have none.
 RULES = {
-    'sr4/core': ('sr4.core',),
-    'sr4/nn': ('sr4.core', 'sr4.nn'),
-    'sr4/models': ('sr4.core', 'sr4.nn', 'sr4.models'),
-    'sr4/flow': ('sr4.core', 'sr4.flow'),  # A model is a callable.
-    'sr4/training': ('sr4.core', 'sr4.flow', 'sr4.models', 'sr4.training'),
-    # The loop draws previews with the pipeline, and reads the data of its config.
-    'sr4/training/loop.py': ('sr4.core', 'sr4.flow', 'sr4.models', 'sr4.training', 'sr4.pipeline',
-                             'data_pipelines'),
-    'sr4/planning': ('sr4.core', 'sr4.flow', 'sr4.models', 'sr4.training', 'sr4.planning'),
-    'sr4/convert': ('sr4.core', 'sr4.models', 'sr4.convert'),
-    'sr4/metrics': ('sr4.core', 'sr4.metrics'),
-    'data_pipelines': ('sr4.core', 'data_pipelines'),
-    'data_pipelines/encode.py': ('sr4.core', 'sr4.models', 'data_pipelines'),
-    'configs': (),  # A config is a program without us.
+  'sr4/core': ('sr4.core',),
+  'sr4/nn': ('sr4.core', 'sr4.nn'),
+  'sr4/models': ('sr4.core', 'sr4.nn', 'sr4.models'),
+  'sr4/flow': ('sr4.core', 'sr4.flow'),  # A model is a callable.
+  'sr4/training': ('sr4.core', 'sr4.flow', 'sr4.models', 'sr4.training'),
+  # The loop draws previews with the pipeline, and reads the data of its config.
+  'sr4/training/loop.py': (
+    'sr4.core',
+    'sr4.flow',
+    'sr4.models',
+    'sr4.training',
+    'sr4.pipeline',
+    'data_pipelines',
+  ),
+  'sr4/planning': ('sr4.core', 'sr4.flow', 'sr4.models', 'sr4.training', 'sr4.planning'),
+  'sr4/convert': ('sr4.core', 'sr4.models', 'sr4.convert'),
+  'sr4/metrics': ('sr4.core', 'sr4.metrics'),
+  'data_pipelines': ('sr4.core', 'data_pipelines'),
+  'data_pipelines/encode.py': ('sr4.core', 'sr4.models', 'data_pipelines'),
+  'configs': (),  # A config is a program without us.
 }
-FILES = sorted(str(path.relative_to(ROOT)) for top in ('sr4', 'data_pipelines', 'configs')
-               for path in (ROOT / top).rglob('*.py'))
+FILES = sorted(
+  str(path.relative_to(ROOT))
+  for top in ('sr4', 'data_pipelines', 'configs')
+  for path in (ROOT / top).rglob('*.py')
+)
 
 
 def _imports(source: str) -> set[str]:
@@ -58,8 +68,11 @@ def _astray(file: str, source: str) -> set[str]:
   if not file.startswith('sr4/export'):
     astray |= {n for n in names if _within(n, ('torch', 'diffusers', 'transformers'))}
   if rule is not None:
-    astray |= {n for n in names if _within(n, ('sr4', 'data_pipelines', 'configs', 'tests'))
-               and not _within(n, rule)}
+    astray |= {
+      n
+      for n in names
+      if _within(n, ('sr4', 'data_pipelines', 'configs', 'tests')) and not _within(n, rule)
+    }
   return astray
 
 
@@ -68,7 +81,9 @@ def test_imports_point_one_way(file):
   assert not _astray(file, (ROOT / file).read_text())
 
 
-@pytest.mark.parametrize('file, source, astray', [
+@pytest.mark.parametrize(
+  'file, source, astray',
+  [
     ('sr4/core/tree.py', 'from sr4.nn import linear', 'sr4.nn.linear'),
     ('sr4/flow/loss.py', 'def f():\n  import sr4.models.mmdit', 'sr4.models.mmdit'),
     ('sr4/training/step.py', 'from sr4 import pipeline', 'sr4.pipeline'),
@@ -76,7 +91,8 @@ def test_imports_point_one_way(file):
     ('configs/world.py', 'from sr4.core import config', 'sr4.core.config'),
     ('sr4/sample.py', 'import tensorflow as tf', 'tensorflow'),
     ('sr4/models/codec.py', 'import torch.nn', 'torch.nn'),
-])
+  ],
+)
 def test_the_rule_bites(file, source, astray):
   assert _astray(file, source) == {astray}
 

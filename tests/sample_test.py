@@ -2,8 +2,8 @@
 
 import os
 
-from safetensors import numpy as safetensors
 import pytest
+from safetensors import numpy as safetensors
 
 from data_pipelines import media
 from sr4 import pipeline
@@ -28,11 +28,16 @@ def sample(home, out, *arguments):
 def test_a_prompt_becomes_a_clip_with_sound_and_its_latents(home, tmp_path):
   small_run.finish(sample(home, tmp_path, '--prompt', 'a red circle', '--prompt', 'a blue square'))
   assert sorted(os.listdir(tmp_path)) == [
-      'clip-000.mp4', 'clip-000.safetensors', 'clip-001.mp4', 'clip-001.safetensors']
+    'clip-000.mp4',
+    'clip-000.safetensors',
+    'clip-001.mp4',
+    'clip-001.safetensors',
+  ]
   info = media.probe(tmp_path / 'clip-000.mp4')
   assert (info.width, info.height, info.has_audio) == (16, 16, True)
-  clip = media.read(tmp_path / 'clip-000.mp4', height=16, width=16, fps=8, frames=5,
-                    sample_rate=8000, channels=1)
+  clip = media.read(
+    tmp_path / 'clip-000.mp4', height=16, width=16, fps=8, frames=5, sample_rate=8000, channels=1
+  )
   assert clip.frames.shape == (5, 16, 16, 3) and clip.samples.shape == (5000, 1)
   latents = safetensors.load((tmp_path / 'clip-000.safetensors').read_bytes())
   assert latents['video'].shape == (2, 4, 4, 16) and latents['audio'].shape == (20, 32)
@@ -42,19 +47,23 @@ def test_a_seed_is_its_bytes(home, tmp_path):
   def made(name, *arguments):
     small_run.finish(sample(home, tmp_path / name, '--prompt', 'a red circle', *arguments))
     return [(tmp_path / name / f'clip-000.{kind}').read_bytes() for kind in ('mp4', 'safetensors')]
+
   first = made('first', '--seed', '3')
   assert made('again', '--seed', '3') == first
   assert made('other', '--seed', '4')[1] != first[1]
 
 
-@pytest.mark.parametrize('arguments, told', [
+@pytest.mark.parametrize(
+  'arguments, told',
+  [
     ([], 'no prompt'),
     (['--prompt', 'x', '--height', '20'], 'multiple of 8'),
     (['--prompt', 'x', '--frames', '6'], 'frames'),
     (['--prompt', 'x', '--solver', 'magic'], "'magic' is not among"),
     (['--prompt', 'x', '--step', '7'], 'it has steps [2]'),
     (['--prompts', '/nowhere/prompts.txt'], '/nowhere/prompts.txt'),
-])
+  ],
+)
 def test_wrong_input_is_one_line(home, tmp_path, arguments, told):
   out = small_run.finish(sample(home, tmp_path, *arguments), code=1)
   assert told in out and 'Traceback' not in out, out

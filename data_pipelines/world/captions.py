@@ -1,6 +1,8 @@
 """Says in words what happens in a scene; every word comes from the ground truth."""
+
 import collections
 import math
+
 import numpy as np
 
 from data_pipelines.world import scene as scene_lib
@@ -9,11 +11,22 @@ from data_pipelines.world import sound
 TAGS = ('text', 'sfx', 'dialogue', 'singing', 'bgm')
 
 # Forms for one and for many.
-_BOUNCES = (('bounces', 'bounce'), ('bounces around', 'bounce around'),
-            ('moves and bounces', 'move and bounce'))
+_BOUNCES = (
+  ('bounces', 'bounce'),
+  ('bounces around', 'bounce around'),
+  ('moves and bounces', 'move and bounce'),
+)
 _MOVES = (('moves', 'move'), ('glides', 'glide'), ('drifts', 'drift'))
-_TURNS = ('to the right', 'down and to the right', 'down', 'down and to the left',
-          'to the left', 'up and to the left', 'up', 'up and to the right')
+_TURNS = (
+  'to the right',
+  'down and to the right',
+  'down',
+  'down and to the left',
+  'to the left',
+  'up and to the left',
+  'up',
+  'up and to the right',
+)
 _TIMES = {1: 'once', 2: 'twice'}
 
 
@@ -21,13 +34,14 @@ def captions(scene: scene_lib.Scene, rng: np.random.Generator) -> dict[str, str]
   """{'short', 'long', 'structured'}; `rng` chooses among wordings."""
   verbs = [(_BOUNCES[i], _MOVES[i]) for i in rng.integers(3, size=len(scene.shots))]
   short = ', then '.join(
-      _short(scene, number, *verbs[number]) for number in range(len(scene.shots)))
+    _short(scene, number, *verbs[number]) for number in range(len(scene.shots))
+  )
   visual = ' '.join(_visual(scene, number) for number in range(len(scene.shots)))
   heard = _heard(scene)
   return {
-      'short': short,
-      'long': ' '.join([visual] + _spoken_of(heard)),
-      'structured': ' '.join([visual] + [f'<{tag}>{heard[tag]}</{tag}>' for tag in TAGS]),
+    'short': short,
+    'long': ' '.join([visual] + _spoken_of(heard)),
+    'structured': ' '.join([visual] + [f'<{tag}>{heard[tag]}</{tag}>' for tag in TAGS]),
   }
 
 
@@ -68,8 +82,11 @@ def _visual(scene, number) -> str:
   """What one shot shows, in sentences."""
   shot = scene.shots[number]
   top, bottom = shot.ground
-  ground = f'{article(top)} background' if top == bottom else (
-      f'a background that goes from {top} at the top to {bottom} at the bottom')
+  ground = (
+    f'{article(top)} background'
+    if top == bottom
+    else (f'a background that goes from {top} at the top to {bottom} at the bottom')
+  )
   start = f'Shot {number + 1}, ' if len(scene.shots) > 1 else ''
   sentences = [f'{start}{"on" if start else "On"} {ground}.']
   for i, thing in _members(scene, number):
@@ -106,7 +123,7 @@ def _touched(scene, i, contact: scene_lib.Contact) -> str:
     return f'the {contact.wall}'
   if contact.kind == 'face':
     return 'the face'
-  other, = (j for j in contact.objects if j != i)
+  (other,) = (j for j in contact.objects if j != i)
   return f'the {scene.objects[other].name}'
 
 
@@ -127,19 +144,22 @@ def _heard(scene) -> dict[str, str]:
     for i in contact.objects:
       rings[i].append(contact.time)
   effects = [
-      f'{article(_pitch_word(thing) + sound.TIMBRE_WORDS[thing.color])} chime of the {thing.name} '
-      f'{_when(rings[i])} seconds'
-      for i, thing in enumerate(scene.objects) if i in rings]
+    f'{article(_pitch_word(thing) + sound.TIMBRE_WORDS[thing.color])} chime of the {thing.name} '
+    f'{_when(rings[i])} seconds'
+    for i, thing in enumerate(scene.objects)
+    if i in rings
+  ]
   if scene.ambience:
     effects.append('wind')
   music = scene.music
   return {
-      'text': ', '.join(shot.word for shot in scene.shots if shot.word),
-      'sfx': '; '.join(effects),
-      'dialogue': ' '.join(v.symbol for v in scene.vowels if not v.sung),
-      'singing': ' '.join(v.symbol for v in scene.vowels if v.sung),
-      'bgm': f'a quiet broken chord in {music.root} {music.mode} at {music.beats} beats a minute'
-             if music else '',
+    'text': ', '.join(shot.word for shot in scene.shots if shot.word),
+    'sfx': '; '.join(effects),
+    'dialogue': ' '.join(v.symbol for v in scene.vowels if not v.sung),
+    'singing': ' '.join(v.symbol for v in scene.vowels if v.sung),
+    'bgm': f'a quiet broken chord in {music.root} {music.mode} at {music.beats} beats a minute'
+    if music
+    else '',
   }
 
 
@@ -158,6 +178,10 @@ def _pitch_word(thing: scene_lib.Object) -> str:
 
 def _spoken_of(heard) -> list[str]:
   """The same as sentences, for the long caption; the word shown is already in the visual part."""
-  forms = {'sfx': 'Heard: {}.', 'dialogue': 'The voice says {}.', 'singing': 'The voice sings {}.',
-           'bgm': 'In the background plays {}.'}
+  forms = {
+    'sfx': 'Heard: {}.',
+    'dialogue': 'The voice says {}.',
+    'singing': 'The voice sings {}.',
+    'bgm': 'In the background plays {}.',
+  }
   return [form.format(heard[tag]) for tag, form in forms.items() if heard[tag]]

@@ -1,4 +1,5 @@
 """What a world may be asked for, checked when it is asked."""
+
 import dataclasses
 
 BACKGROUNDS = ('dark', 'varied')
@@ -12,6 +13,7 @@ class Config:
   (seed, index) is the same world at any resolution of one aspect ratio, frame rate and sample rate.
   A shorter sample is the beginning of a longer one, up to a cut or a vowel that no longer fits.
   """
+
   height: int = 64  # Pixels.
   width: int = 64
   frames: int = 32
@@ -32,10 +34,10 @@ class Config:
 
   def __post_init__(self):
     for name, least, why in (
-        ('height', 16, 'shapes cannot be told apart below that'),
-        ('width', 16, 'shapes cannot be told apart below that'),
-        ('frames', 1, 'a still image is one frame'),
-        ('sample_rate', 4000, 'the rings reach up to 1 kHz and their overtones to 2 kHz'),
+      ('height', 16, 'shapes cannot be told apart below that'),
+      ('width', 16, 'shapes cannot be told apart below that'),
+      ('frames', 1, 'a still image is one frame'),
+      ('sample_rate', 4000, 'the rings reach up to 1 kHz and their overtones to 2 kHz'),
     ):
       _at_least(name, getattr(self, name), least, why)
     if self.samples is not None:
@@ -89,5 +91,6 @@ def _within(name, pair, least, most, why):
   low, high = pair
   if not least <= low <= high <= most:
     raise ValueError(
-        f'{name} is {pair!r}; it must be (lowest, highest) with {least} <= lowest <= highest <= '
-        f'{most} ({why}): change {name}.')
+      f'{name} is {pair!r}; it must be (lowest, highest) with {least} <= lowest <= highest <= '
+      f'{most} ({why}): change {name}.'
+    )

@@ -1,4 +1,5 @@
 """A 5x7 bitmap alphabet for the words that stand in a scene."""
+
 import numpy as np
 
 LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789'

@@ -2,7 +2,9 @@
 
 Between contacts everything moves in straight lines, so a path is exact at any frame rate.
 """
+
 from typing import NamedTuple
+
 import numpy as np
 
 WALLS = ('left', 'top', 'right', 'bottom')
@@ -11,6 +13,7 @@ _MAX_CONTACTS = 10_000
 
 class Bodies(NamedTuple):
   """State of n bodies; lengths in shorter sides, y points down."""
+
   position: np.ndarray  # [n, 2]
   velocity: np.ndarray  # [n, 2]
   radius: np.ndarray  # [n], for contacts between bodies.
@@ -52,8 +55,9 @@ def simulate(bodies: Bodies, box: tuple[float, float], seconds: float):
     paths.append(position.copy())
   else:
     raise RuntimeError(
-        f'{_MAX_CONTACTS} contacts in {now:.3f} s; bodies must have room between them: lower '
-        'objects, sizes or speeds.')
+      f'{_MAX_CONTACTS} contacts in {now:.3f} s; bodies must have room between them: lower '
+      'objects, sizes or speeds.'
+    )
   knots.append(seconds)
   paths.append(position + velocity * (seconds - now))
   return np.array(knots), np.stack(paths), hits

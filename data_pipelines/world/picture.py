@@ -1,5 +1,7 @@
 """Draws a scene. Every edge is a signed distance in pixels, so that it is smooth at any size."""
+
 import math
+
 import numpy as np
 
 from data_pipelines.world import font

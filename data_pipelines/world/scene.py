@@ -3,8 +3,10 @@
 Lengths are in shorter sides of the picture, x points right and y down, times are seconds from the
 start of the sample.
 """
+
 import dataclasses
 import itertools
+
 import numpy as np
 
 from data_pipelines.world import config as config_lib
@@ -12,14 +14,14 @@ from data_pipelines.world import physics
 from data_pipelines.world import voice
 
 COLORS = {
-    'red': (230, 40, 40),
-    'green': (40, 190, 60),
-    'blue': (50, 90, 240),
-    'yellow': (240, 220, 50),
-    'magenta': (225, 50, 210),
-    'cyan': (60, 210, 225),
-    'orange': (250, 140, 30),
-    'white': (245, 245, 245),
+  'red': (230, 40, 40),
+  'green': (40, 190, 60),
+  'blue': (50, 90, 240),
+  'yellow': (240, 220, 50),
+  'magenta': (225, 50, 210),
+  'cyan': (60, 210, 225),
+  'orange': (250, 140, 30),
+  'white': (245, 245, 245),
 }
 SHAPES = ('circle', 'square', 'triangle', 'cross', 'ring', 'diamond')
 # Half the width of a shape in its radius; the others reach 1. A smaller square looks as large as
@@ -27,24 +29,53 @@ SHAPES = ('circle', 'square', 'triangle', 'cross', 'ring', 'diamond')
 REACH = {'square': 0.86}
 
 GROUNDS = {
-    'dark': (16, 16, 20),
-    'navy': (20, 28, 66),
-    'brown': (62, 42, 28),
-    'forest': (18, 52, 38),
-    'plum': (54, 24, 58),
-    'slate': (58, 64, 74),
+  'dark': (16, 16, 20),
+  'navy': (20, 28, 66),
+  'brown': (62, 42, 28),
+  'forest': (18, 52, 38),
+  'plum': (54, 24, 58),
+  'slate': (58, 64, 74),
 }
 SKINS = ((224, 172, 138), (196, 134, 98), (140, 92, 62))
-WORDS = ('GO', 'HI', 'UP', 'SKY', 'JAZZ', 'STOP', 'OPEN', 'MOON', 'TAXI', 'WAVE', 'BIKE', 'FLUX',
-         'QUIZ', 'CAB4', 'R2D2', '1984', '360', '57')
+WORDS = (
+  'GO',
+  'HI',
+  'UP',
+  'SKY',
+  'JAZZ',
+  'STOP',
+  'OPEN',
+  'MOON',
+  'TAXI',
+  'WAVE',
+  'BIKE',
+  'FLUX',
+  'QUIZ',
+  'CAB4',
+  'R2D2',
+  '1984',
+  '360',
+  '57',
+)
 ROOTS = ('C', 'D', 'E', 'F', 'G', 'A')
 
 _SHOT_SECONDS = (0.7, 1.6)
 _SHORTEST_SHOT = 0.4  # A cut is not made when less than this is left.
 # One independent random stream for each thing that is drawn: changing the probability of one
 # leaves the others as they were (objects make room for a face).
-STREAMS = ('sample', 'names', 'bodies', 'ground', 'face', 'word', 'voice', 'music', 'ambience',
-           'captions', 'edit')
+STREAMS = (
+  'sample',
+  'names',
+  'bodies',
+  'ground',
+  'face',
+  'word',
+  'voice',
+  'music',
+  'ambience',
+  'captions',
+  'edit',
+)
 
 
 def stream(seed: int, index: int, name: str, shot: int = 0) -> np.random.Generator:
@@ -58,6 +89,7 @@ def stream(seed: int, index: int, name: str, shot: int = 0) -> np.random.Generat
 @dataclasses.dataclass(frozen=True)
 class Contact:
   """An object touches a wall, another object or the talker's face, and rings."""
+
   time: float  # Seconds.
   kind: str  # 'wall', 'object' or 'face'.
   objects: tuple[int, ...]  # One object, or the two that hit each other; all of them ring.
@@ -68,6 +100,7 @@ class Contact:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Object:
   """One thing that moves; it lives in one shot. Its id is its place in Scene.objects."""
+
   color: str
   shape: str
   radius: float  # Half its width (REACH of it for a square), in shorter sides.
@@ -91,6 +124,7 @@ class Object:
 @dataclasses.dataclass(frozen=True)
 class Talker:
   """A face that stands still and speaks or sings; objects bounce off it."""
+
   x: float
   y: float
   radius: float
@@ -163,9 +197,10 @@ def _names(rng) -> list[tuple[str, str]]:
   """Every (colour, shape) once; any eight in a row, and so any one shot, differ in colour."""
   colors, first = rng.permutation(list(COLORS)), rng.integers(len(SHAPES), size=len(COLORS))
   return [
-      (str(color), SHAPES[(start + turn) % len(SHAPES)])
-      for turn in range(len(SHAPES))
-      for color, start in zip(colors, first)]
+    (str(color), SHAPES[(start + turn) % len(SHAPES)])
+    for turn in range(len(SHAPES))
+    for color, start in zip(colors, first)
+  ]
 
 
 def _cut_times(rng, seconds) -> list[float]:
@@ -223,16 +258,18 @@ def _objects(c, seed, index, number, shot: Shot, names, ghost, first_id):
     solid[one, :count] = solid[:count, one] = False
   still = len(radius) - count  # The face, when there is one, comes last.
   bodies = physics.Bodies(
-      position=position,
-      velocity=np.concatenate([velocity, np.zeros((still, 2))]),
-      radius=radius,
-      reach=np.concatenate([reach, np.ones(still)]) * radius,
-      mobility=np.concatenate([radius[:count] ** -2.0, np.zeros(still)]),
-      solid=solid)
+    position=position,
+    velocity=np.concatenate([velocity, np.zeros((still, 2))]),
+    radius=radius,
+    reach=np.concatenate([reach, np.ones(still)]) * radius,
+    mobility=np.concatenate([radius[:count] ** -2.0, np.zeros(still)]),
+    solid=solid,
+  )
   knots, paths, hits = physics.simulate(bodies, c.box, shot.end - shot.start)
   objects = [
-      Object(color, shape, float(radius[i]), number, knots + shot.start, paths[:, i])
-      for i, (color, shape) in enumerate(names)]
+    Object(color, shape, float(radius[i]), number, knots + shot.start, paths[:, i])
+    for i, (color, shape) in enumerate(names)
+  ]
   return objects, [_contact(hit, shot.start, count, first_id) for hit in hits]
 
 

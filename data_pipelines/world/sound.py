@@ -3,7 +3,9 @@
 The shape of an object sets the pitch of its ring, the colour sets the overtones, the speed of the
 impact sets the loudness, and the place on the picture sets the place between the loudspeakers.
 """
+
 import functools
+
 import numpy as np
 
 from data_pipelines.world import scene as scene_lib
@@ -11,34 +13,34 @@ from data_pipelines.world import voice
 
 # Hz, in steps of a fourth, so that no ring is an overtone of another.
 PITCHES = {
-    'circle': 196.0,
-    'square': 262.0,
-    'triangle': 349.0,
-    'cross': 466.0,
-    'ring': 622.0,
-    'diamond': 831.0,
+  'circle': 196.0,
+  'square': 262.0,
+  'triangle': 349.0,
+  'cross': 466.0,
+  'ring': 622.0,
+  'diamond': 831.0,
 }
 # Overtones: frequency in fundamentals, amplitude. Each recipe has its mark below 2.4, so that the
 # colour is heard below 2 kHz even of the highest shape.
 TIMBRES = {
-    'red': ((1, 1.0),),
-    'green': ((1, 1.0), (2, 0.8)),
-    'blue': ((1, 1.0), (1.75, 0.7), (3, 0.3)),
-    'yellow': ((1, 1.0), (1.5, 0.5), (2, 0.6), (2.5, 0.5), (3, 0.4), (4, 0.3)),
-    'magenta': ((1, 1.0), (1.5, 0.8)),
-    'cyan': ((1, 1.0), (1.4, 0.6), (2.35, 0.4)),
-    'orange': ((1, 1.0), (2.24, 0.7), (3.6, 0.4)),
-    'white': ((1, 1.0), (1.26, 0.7), (1.68, 0.6)),
+  'red': ((1, 1.0),),
+  'green': ((1, 1.0), (2, 0.8)),
+  'blue': ((1, 1.0), (1.75, 0.7), (3, 0.3)),
+  'yellow': ((1, 1.0), (1.5, 0.5), (2, 0.6), (2.5, 0.5), (3, 0.4), (4, 0.3)),
+  'magenta': ((1, 1.0), (1.5, 0.8)),
+  'cyan': ((1, 1.0), (1.4, 0.6), (2.35, 0.4)),
+  'orange': ((1, 1.0), (2.24, 0.7), (3.6, 0.4)),
+  'white': ((1, 1.0), (1.26, 0.7), (1.68, 0.6)),
 }
 TIMBRE_WORDS = {
-    'red': 'pure',
-    'green': 'bright',
-    'blue': 'hollow',
-    'yellow': 'brassy',
-    'magenta': 'sweet',
-    'cyan': 'glassy',
-    'orange': 'bell-like',
-    'white': 'dissonant',
+  'red': 'pure',
+  'green': 'bright',
+  'blue': 'hollow',
+  'yellow': 'brassy',
+  'magenta': 'sweet',
+  'cyan': 'glassy',
+  'orange': 'bell-like',
+  'white': 'dissonant',
 }
 RING_SECONDS = 1.0
 
@@ -49,8 +51,10 @@ _RING_LEVEL, _VOICE_LEVEL, _MUSIC_LEVEL, _WIND_LEVEL = 0.6, 0.1, 0.05, 0.02
 _FULL_SPEED = 1.5  # Shorter sides a second: the loudest impact.
 _FADE = 0.005  # Seconds, at a cut: hard but without a click.
 _WIND_RATE = 4000
-_CHORDS = {'major': ((0, 4, 7), (-3, 0, 4), (5, 9, 12), (7, 11, 14)),
-           'minor': ((0, 3, 7), (-4, 0, 3), (5, 8, 12), (7, 10, 14))}
+_CHORDS = {
+  'major': ((0, 4, 7), (-3, 0, 4), (5, 9, 12), (7, 11, 14)),
+  'minor': ((0, 3, 7), (-4, 0, 3), (5, 8, 12), (7, 10, 14)),
+}
 _SEMITONES = {'C': 0, 'D': 2, 'E': 4, 'F': 5, 'G': 7, 'A': 9}
 
 
@@ -102,8 +106,9 @@ def pan(x: float, channels: int) -> np.ndarray:
   return np.array([np.cos(angle), np.sin(angle)], np.float32)
 
 
-def samples(scene: scene_lib.Scene, rng: np.random.Generator, sample_rate: int, channels: int,
-            count: int) -> np.ndarray:
+def samples(
+  scene: scene_lib.Scene, rng: np.random.Generator, sample_rate: int, channels: int, count: int
+) -> np.ndarray:
   """The sound of a scene: float32 [count, channels] in [-1, 1]; `rng` blows the wind."""
   mix = np.zeros((channels, count), np.float32)
   ends = [shot.end for shot in scene.shots[:-1]] + [np.inf]

@@ -1,14 +1,16 @@
 """The talker's vowels: when they are spoken, how far the mouth opens, how they sound."""
+
 import dataclasses
+
 import numpy as np
 
 # First three formants in Hz, and the half width of the mouth as a share of its widest.
 FORMANTS = {
-    'a': (800, 1200, 2500),
-    'e': (530, 1840, 2480),
-    'i': (280, 2250, 2900),
-    'o': (500, 900, 2500),
-    'u': (320, 800, 2300),
+  'a': (800, 1200, 2500),
+  'e': (530, 1840, 2480),
+  'i': (280, 2250, 2900),
+  'o': (500, 900, 2500),
+  'u': (320, 800, 2300),
 }
 MOUTHS = {'a': 0.85, 'e': 1.0, 'i': 0.95, 'o': 0.65, 'u': 0.5}
 

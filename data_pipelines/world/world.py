@@ -1,6 +1,8 @@
 """SR4-World: a sample is a pure function of (config, seed, index)."""
+
 import dataclasses
 import operator
+
 import numpy as np
 
 from data_pipelines.world import captions as captions_lib
@@ -16,6 +18,7 @@ EDITS = ('remove', 'add', 'recolor')
 @dataclasses.dataclass(frozen=True, eq=False)
 class Truth:
   """What is really in a sample; an object's id is its place in `objects`."""
+
   objects: tuple[scene_lib.Object, ...]  # color, shape, radius, size, shot, exact path.
   tracks: np.ndarray  # float32 [objects, t, 2], centre (x / width, y / height); NaN off screen.
   contacts: tuple[scene_lib.Contact, ...]  # time (s), kind, objects, wall, speed; by time.
@@ -36,6 +39,7 @@ class Truth:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
   """One clip with its sound, its words and its truth."""
+
   frames: np.ndarray  # uint8 [t, h, w, 3]; frame i shows the time i / fps.
   samples: np.ndarray  # float32 [n, channels] in [-1, 1].
   captions: dict[str, str]  # 'short', 'long', 'structured'.
@@ -62,7 +66,8 @@ class World:
     things = scene_lib.build(c, self.seed, _checked(index)).objects
     if not 0 <= object < len(things):
       raise ValueError(
-          f'object is {object}; sample {index} has {len(things)}: give 0 .. {len(things) - 1}.')
+        f'object is {object}; sample {index} has {len(things)}: give 0 .. {len(things) - 1}.'
+      )
     thing = things[object]
     ring = sound.ring(thing.shape, thing.color, c.sample_rate)
     return picture.portrait(thing, c.height, c.width), ring[:, None] * sound.pan(0.5, c.channels)
@@ -101,10 +106,11 @@ class World:
     wind = scene_lib.stream(self.seed, index, 'ambience')
     wording = scene_lib.stream(self.seed, index, 'captions')
     return Sample(
-        frames=picture.frames(scene, times, c.height, c.width),
-        samples=sound.samples(scene, wind, c.sample_rate, c.channels, c.num_samples),
-        captions=captions_lib.captions(scene, wording),
-        truth=_truth(scene, times, (c.height, c.width)))
+      frames=picture.frames(scene, times, c.height, c.width),
+      samples=sound.samples(scene, wind, c.sample_rate, c.channels, c.num_samples),
+      captions=captions_lib.captions(scene, wording),
+      truth=_truth(scene, times, (c.height, c.width)),
+    )
 
 
 def _truth(scene: scene_lib.Scene, times, size) -> Truth:
@@ -114,17 +120,18 @@ def _truth(scene: scene_lib.Scene, times, size) -> Truth:
       if thing.shot == number:
         tracks[i, seen] = thing.at(times[seen]) / np.array(scene.box)
   return Truth(
-      objects=scene.objects,
-      tracks=tracks,
-      contacts=scene.contacts,
-      vowels=scene.vowels,
-      mouth=voice.mouth(scene.vowels, times)[0].astype(np.float32),
-      cuts=tuple(shot.start for shot in scene.shots[1:]),
-      words=tuple(shot.word for shot in scene.shots if shot.word),
-      music=scene.music,
-      scene=scene,
-      times=times,
-      size=size)
+    objects=scene.objects,
+    tracks=tracks,
+    contacts=scene.contacts,
+    vowels=scene.vowels,
+    mouth=voice.mouth(scene.vowels, times)[0].astype(np.float32),
+    cuts=tuple(shot.start for shot in scene.shots[1:]),
+    words=tuple(shot.word for shot in scene.shots if shot.word),
+    music=scene.music,
+    scene=scene,
+    times=times,
+    size=size,
+  )
 
 
 def _other_color(rng, scene, thing: scene_lib.Object) -> str:

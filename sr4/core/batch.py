@@ -6,9 +6,10 @@
   Condition  everything the model is told besides the noisy latents; what sampling needs, no more
   Segment    a run of tokens of one grid; all that a branch sees is a list of them
 
-Letters: b rows, T H W frames, n samples, t h w c video latent, l c audio latent, s tokens (patches),
-m text tokens, e text width.
+Letters: b rows, T H W frames, n samples, t h w c video latent, l c audio latent, s tokens (that
+is, patches), m text tokens, e text width.
 """
+
 import dataclasses
 from typing import Any
 
@@ -22,6 +23,7 @@ Array = Any  # numpy on the host, jax.Array on the mesh
 @dataclasses.dataclass(frozen=True)
 class Size:
   """The static shape of a clip.  0 frames or 0 samples: without that modality."""
+
   frames: int
   height: int
   width: int
@@ -33,6 +35,7 @@ class Size:
 @dataclasses.dataclass(frozen=True)
 class Clips:
   """Rows of media of one static shape.  A modality that no row has is None."""
+
   frames: Array | None  # uint8 [b T H W 3]
   samples: Array | None  # float32 [b n channels] in [-1, 1]
   known: Array | None  # bool [b T]: frames that are given, not generated; None: none is
@@ -50,6 +53,7 @@ class Segment:
   predicted for it (Eq. 8-9).  Positions are (seconds, rows, columns) in the clip's own grid of
   patches for video, (seconds,) for audio; references lie at negative time.
   """
+
   known: Array | None  # I of Eq. 7, [b t h w c] or [b l c]: known latents, black elsewhere
   mask: Array | None  # M of Eq. 7, [b t h w 1]: 1 known, 0 to generate; None for audio
   positions: Array  # float32 [b s 3] or [b s 1]

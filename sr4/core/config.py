@@ -1,9 +1,11 @@
 """Config is a program at the edge, a frozen dataclass inside.
 
-A config file has `get_config(arg) -> ml_collections.ConfigDict` and nothing of ours at module level.
-`load` runs it and applies `--config.a.b=value`; `build` turns a node into the dataclass that reads it.
+A config file has `get_config(arg) -> ml_collections.ConfigDict`, and nothing of ours at module
+level.  `load` runs it and applies `--config.a.b=value`; `build` turns a node into the dataclass
+that reads it.
 Every mistake is one line: the key, the value, the rule, the nearest right name.
 """
+
 import ast
 import dataclasses
 import difflib
@@ -25,8 +27,9 @@ def load(spec: str, overrides: typing.Sequence[str] = ()) -> ml_collections.Conf
   """The config of 'path.py' or 'path.py:arg', after overrides such as 'train.steps=100'."""
   path, _, arg = spec.partition(':')
   if not os.path.isfile(path):
-    raise ConfigError(f'--config={path}: no such file; give the path of a config, such as '
-                      'configs/world.py')
+    raise ConfigError(
+      f'--config={path}: no such file; give the path of a config, such as configs/world.py'
+    )
   module_spec = importlib.util.spec_from_file_location('sr4_config', path)
   module = importlib.util.module_from_spec(module_spec)
   module_spec.loader.exec_module(module)
@@ -47,7 +50,9 @@ def _override(config, text: str):
   if not equals:
     raise ConfigError(f'--config.{text}: write --config.{text}=VALUE')
   if key.split('.')[0] not in config:
-    raise ConfigError(f'{where}: there is no {key.split(".")[0]!r}' + _nearest(key, list(_keys(config))))
+    raise ConfigError(
+      f'{where}: there is no {key.split(".")[0]!r}' + _nearest(key, list(_keys(config)))
+    )
   node = config
   for part in parents:
     if part not in node:
@@ -57,8 +62,9 @@ def _override(config, text: str):
       raise ConfigError(f'{where}: {part!r} is the value {node!r}, not a section')
   old = node.get(last)
   if isinstance(old, ml_collections.ConfigDict):
-    raise ConfigError(f'{where}: {key!r} is a section; set one of '
-                      f'{", ".join(f"{key}.{k}" for k in old)}')
+    raise ConfigError(
+      f'{where}: {key!r} is a section; set one of {", ".join(f"{key}.{k}" for k in old)}'
+    )
   node[last] = _typed(where, value, old)
 
 
@@ -88,7 +94,9 @@ def _keys(node, prefix='') -> typing.Iterator[str]:
 
 def _nearest(key: str, known) -> str:
   close = difflib.get_close_matches(key, known, 1, 0.5)
-  return f'; did you mean {close[0]!r}?' if close else f'; there are {", ".join(sorted(known)[:20])}'
+  return (
+    f'; did you mean {close[0]!r}?' if close else f'; there are {", ".join(sorted(known)[:20])}'
+  )
 
 
 def build(cls, node, where: str = 'config'):
@@ -102,8 +110,10 @@ def build(cls, node, where: str = 'config'):
   values = {}
   for key, value in dict(node).items():
     if key not in fields:
-      raise ConfigError(f'{where}.{key}={value!r}: {cls.__module__}.{cls.__name__} has no {key!r}'
-                        + _nearest(key, list(fields)))
+      raise ConfigError(
+        f'{where}.{key}={value!r}: {cls.__module__}.{cls.__name__} has no {key!r}'
+        + _nearest(key, list(fields))
+      )
     values[key] = _coerce(hints[key], value, f'{where}.{key}')
   try:
     return cls(**values)
@@ -113,26 +123,34 @@ def build(cls, node, where: str = 'config'):
     raise ConfigError(f'{where}: {error}') from error
 
 
-def _coerce(hint, value, where):
-  if dataclasses.is_dataclass(hint):
-    return build(hint, value, where)
-  origin = typing.get_origin(hint)
-  if origin is dict:
-    inner = typing.get_args(hint)[1]
-    return {key: _coerce(inner, v, f'{where}.{key}') for key, v in value.items()}
-  if origin is tuple:
-    inner = typing.get_args(hint)[0]
-    return tuple(_coerce(inner, v, f'{where}[{i}]') for i, v in enumerate(value))
+def _coerce(hint, value, where: str):
+  """The value as the field's type wants it; ConfigError where it cannot be that."""
+
+  def must(rule: str):
+    return ConfigError(f'{where}={value!r}: it must be {rule}')
+
+  origin, inner = typing.get_origin(hint), typing.get_args(hint)
   if origin in (typing.Union, types.UnionType):
-    options = typing.get_args(hint)
-    if value is None and type(None) in options:
+    if value is None and type(None) in inner:
       return None
-    return _coerce(next(o for o in options if o is not type(None)), value, where)
+    return _coerce(next(o for o in inner if o is not type(None)), value, where)
+  if dataclasses.is_dataclass(hint) or origin is dict:
+    if not isinstance(value, (dict, ml_collections.ConfigDict)):
+      raise must('a section with keys')
+    if origin is dict:
+      return {key: _coerce(inner[1], v, f'{where}.{key}') for key, v in value.items()}
+    return build(hint, value, where)
+  if origin is tuple:
+    if not isinstance(value, (tuple, list)):
+      raise must('a tuple')
+    if inner[-1] is not ... and len(value) != len(inner):
+      raise must(f'a tuple of {len(inner)}')
+    return tuple(_coerce(inner[0], v, f'{where}[{i}]') for i, v in enumerate(value))
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
-  if isinstance(hint, type) and (not isinstance(value, hint)
-                                 or (hint is int and isinstance(value, bool))):
-    raise ConfigError(f'{where}={value!r}: it must be of type {hint.__name__}')
+  wrong = not isinstance(value, hint) or (hint is int and isinstance(value, bool))
+  if isinstance(hint, type) and wrong:
+    raise must(f'of type {hint.__name__}')
   return value
 
 

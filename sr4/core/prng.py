@@ -1,4 +1,5 @@
 """Keys from (root, name, step): the step is the whole random state, so a resume repeats nothing."""
+
 import zlib
 
 import jax

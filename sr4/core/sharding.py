@@ -3,7 +3,9 @@
 Axes are Explicit: a layout is part of an array's type, `jax.reshard` moves, and what is not stated
 is an error.  An axis that is not used has size 1; there is one code path.
 """
+
 import contextlib
+import math
 
 import jax
 import jax.numpy as jnp
@@ -30,34 +32,30 @@ def make_mesh(**sizes: int) -> jax.sharding.Mesh:
   unknown = set(sizes) - set(AXES)
   if unknown:
     raise ValueError(f'mesh axes {sorted(unknown)} are not among {AXES}')
+  shape = {axis: 1 for axis in AXES} | {'fsdp': -1} | sizes
+  if bad := {axis: n for axis, n in shape.items() if n < 1 and (axis, n) != ('fsdp', -1)}:
+    raise ValueError(f'mesh {bad}: an axis has at least 1 device; only fsdp may be -1, the rest')
   devices = jax.device_count()
-  named = 1
-  for size in sizes.values():
-    named *= max(size, 1)
-  shape = {axis: sizes.get(axis, 1) for axis in AXES}
-  if 'fsdp' not in sizes or sizes['fsdp'] == -1:
-    rest = named // max(sizes.get('fsdp', 1), 1)
-    if devices % rest:
-      raise ValueError(f'mesh {sizes} takes {rest} devices at a time, which does not divide the '
-                       f'{devices} there are; choose sizes whose product divides {devices}')
-    shape['fsdp'] = devices // rest
-  elif devices % named:
-    raise ValueError(f'mesh {sizes} has {named} devices, which does not divide the {devices} there '
-                     f'are; leave fsdp out to use them all')
-  count = 1
-  for size in shape.values():
-    count *= size
-  return jax.make_mesh(tuple(shape.values()), AXES, devices=jax.devices()[:count],
-                       axis_types=(jax.sharding.AxisType.Explicit,) * len(AXES))
+  named = math.prod(n for n in shape.values() if n > 0)
+  if devices % named:
+    raise ValueError(
+      f'mesh {sizes} takes {named} devices at a time, which does not divide the {devices} there '
+      f'are; choose sizes whose product divides {devices}'
+    )
+  if shape['fsdp'] == -1:
+    shape['fsdp'] = devices // named
+  return jax.make_mesh(
+    tuple(shape.values()),
+    AXES,
+    devices=jax.devices()[: math.prod(shape.values())],
+    axis_types=(jax.sharding.AxisType.Explicit,) * len(AXES),
+  )
 
 
 def axis_size(*axes: str) -> int:
   """Product of the sizes of these axes in the mesh that is set."""
   shape = dict(jax.sharding.get_abstract_mesh().shape)
-  product = 1
-  for axis in axes:
-    product *= shape.get(axis, 1)
-  return product
+  return math.prod(shape.get(axis, 1) for axis in axes)
 
 
 def rows(tree):

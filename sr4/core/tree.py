@@ -1,4 +1,5 @@
 """Trees as flat dicts of names to arrays: how checkpoints, masks and tables see a model."""
+
 import re
 
 import jax
@@ -22,7 +23,8 @@ def matching(tree, patterns: tuple[str, ...]):
   """A tree of bools: does the leaf's name match any of these regular expressions?"""
   rules = [re.compile(p) for p in patterns]
   return jax.tree_util.tree_map_with_path(
-      lambda path, _: any(rule.search(name_of(path)) for rule in rules), tree)
+    lambda path, _: any(rule.search(name_of(path)) for rule in rules), tree
+  )
 
 
 def count(tree) -> int:
@@ -37,4 +39,5 @@ def abstract(fn, *args):
   def concrete(x):
     spec = x.sharding.spec if x.sharding else jax.P()
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, spec))
+
   return jax.tree.map(concrete, jax.eval_shape(fn, *args))

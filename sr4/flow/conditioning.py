@@ -1,4 +1,5 @@
 """From clips to what the model is told: latents, known regions, positions, dropped conditions."""
+
 import dataclasses
 
 import jax
@@ -6,8 +7,14 @@ import jax.numpy as jnp
 
 from sr4.core import prng
 from sr4.core.av import AV
-from sr4.core.batch import Batch, Clips, Condition, Segment, Size
-from sr4.core.sharding import ROWS, on_rows, over_rows
+from sr4.core.batch import Batch
+from sr4.core.batch import Clips
+from sr4.core.batch import Condition
+from sr4.core.batch import Segment
+from sr4.core.batch import Size
+from sr4.core.sharding import on_rows
+from sr4.core.sharding import over_rows
+from sr4.core.sharding import ROWS
 
 BLACK = -1.0
 
@@ -15,6 +22,7 @@ BLACK = -1.0
 @dataclasses.dataclass(frozen=True)
 class DropConfig:
   """Share of training rows from which a condition is taken, so that it can be guided by."""
+
   text: float = 0.1
   modality: float = 0.0  # each branch alone, the other unread
 
@@ -23,8 +31,16 @@ def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
   """Clips of this size as a training batch; rows that lack a modality weigh nothing in its loss."""
   rows = clips.text.shape[0]
   frames = None if clips.frames is None else pixels(clips.frames)
-  cond = condition(codecs, size, patch, clips.text, clips.text_valid, clips.present,
-                   frames=frames, known=clips.known)
+  cond = condition(
+    codecs,
+    size,
+    patch,
+    clips.text,
+    clips.text_valid,
+    clips.present,
+    frames=frames,
+    known=clips.known,
+  )
   video = on_rows(codecs.video.encode)(frames) if size.frames else None
   audio = on_rows(codecs.audio.encode)(clips.samples) if size.samples else None
 
@@ -34,13 +50,15 @@ def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
 
   latents = AV(video, audio)
   return Batch(
-      latents=AV(*(None if z is None else (z,) for z in latents)),
-      weights=AV(*(None if z is None else weigh(z, p) for z, p in zip(latents, clips.present))),
-      cond=cond)
+    latents=AV(*(None if z is None else (z,) for z in latents)),
+    weights=AV(*(None if z is None else weigh(z, p) for z, p in zip(latents, clips.present))),
+    cond=cond,
+  )
 
 
-def condition(codecs: AV, size: Size, patch, text, text_valid, present: AV, *, frames=None,
-              known=None) -> Condition:
+def condition(
+  codecs: AV, size: Size, patch, text, text_valid, present: AV, *, frames=None, known=None
+) -> Condition:
   """What the model is told of clips of this size.
 
   Args:
@@ -120,7 +138,8 @@ def expand(rows) -> jax.Array:
 
 def drop(key: jax.Array, cond: Condition, config: DropConfig) -> Condition:
   """Takes each condition from a random share of the rows."""
-  chosen = lambda name, share: jax.random.uniform(
-      prng.named(key, name), (cond.text.shape[0],), out_sharding=ROWS) < share
+  chosen = lambda name, share: (
+    jax.random.uniform(prng.named(key, name), (cond.text.shape[0],), out_sharding=ROWS) < share
+  )
   cond = without_text(cond, chosen('text', config.text))
   return without_modality(cond, chosen('modality', config.modality))

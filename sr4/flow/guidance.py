@@ -4,8 +4,9 @@
 
 Scale 1 is the conditional model; a condition whose scales are all 1 costs nothing.
 """
+
+from collections.abc import Callable
 import dataclasses
-from typing import Callable
 
 import jax
 
@@ -21,11 +22,14 @@ class Scales:
   modality: AV = AV(1.0, 1.0)  # how much it follows the other modality
 
 
-def guided(model: Callable, cond: Condition, scales: Scales,
-           negative: Condition | None = None) -> Callable[[AV, AV], AV]:
-  """(x_t, t) -> velocity.  `negative` replaces the empty prompt as what text is guided away from."""
-  conditions = ((scales.text, negative or conditioning.without_text(cond)),
-                (scales.modality, conditioning.without_modality(cond)))
+def guided(
+  model: Callable, cond: Condition, scales: Scales, negative: Condition | None = None
+) -> Callable[[AV, AV], AV]:
+  """(x_t, t) -> velocity.  `negative` stands for the empty prompt, to be guided away from."""
+  conditions = (
+    (scales.text, negative or conditioning.without_text(cond)),
+    (scales.modality, conditioning.without_modality(cond)),
+  )
 
   def velocity(x: AV, t: AV) -> AV:
     """x: latents with rows; t: one scalar per modality."""
@@ -34,8 +38,12 @@ def guided(model: Callable, cond: Condition, scales: Scales,
     for scale, without in conditions:
       if scale != AV(1.0, 1.0):
         away = model(x, t, without)
-        v = AV(*(jax.tree.map(lambda v, c, w: v + (s - 1) * (c - w), *parts)
-                 for s, parts in zip(scale, zip(v, v_cond, away))))
+        v = AV(*map(pushed, v, v_cond, away, scale))
     return v
 
   return velocity
+
+
+def pushed(v, v_cond, away, scale: float):
+  """v + (scale - 1) (v_cond - away), for one modality."""
+  return jax.tree.map(lambda v, c, w: v + (scale - 1) * (c - w), v, v_cond, away)

@@ -1,4 +1,5 @@
 """Flow-matching losses (Eq. 6): per example and per modality, unreduced, masked."""
+
 import dataclasses
 
 import jax
@@ -14,6 +15,7 @@ from sr4.flow import path
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Times and condition dropout of training."""
+
   video_time: path.TimeConfig = path.TimeConfig()
   audio_time: path.TimeConfig = path.TimeConfig()
   independent_times: float = 0.0  # share of rows with a time for audio of its own
@@ -22,30 +24,38 @@ class Config:
 
 def squared_error(v: AV, target: AV, weights: AV) -> AV:
   """Weighted mean squared error of each row, fp32 [b]; exactly 0 where a row has no weight."""
+
   def one(v, target, weights):
     if v is None:
       return None
     total = sum(jnp.sum(w * (a - b) ** 2, range(1, a.ndim)) for a, b, w in zip(v, target, weights))
     size = sum(jnp.sum(jnp.broadcast_to(w, a.shape), range(1, a.ndim)) for a, w in zip(v, weights))
     return jnp.where(size > 0, total / jnp.maximum(size, 1e-9), 0)
+
   return AV(*map(one, v, target, weights))
 
 
 def row_weights(weights: AV) -> AV:
   """Each row's share in the mean of its modality: 1 / rows that have it, 0 for those without."""
+
   def one(weights):
     if weights is None:
       return None
     has = sum(jnp.sum(w, range(1, w.ndim)) for w in weights) > 0
     return has / jnp.maximum(jnp.sum(has), 1)
+
   return AV(*map(one, weights))
 
 
 def per_example(model, key: jax.Array, batch: Batch, config: Config) -> AV:
   """AV of fp32 [b]: the loss of each row at one random time with one random noise."""
   rows = batch.cond.text.shape[0]
-  t = path.sample_times(prng.named(key, 'time'), rows,
-                        AV(config.video_time, config.audio_time), config.independent_times)
+  t = path.sample_times(
+    prng.named(key, 'time'),
+    rows,
+    AV(config.video_time, config.audio_time),
+    config.independent_times,
+  )
   noise = path.noise_like(prng.named(key, 'noise'), batch.latents)
   cond = conditioning.drop(prng.named(key, 'drop'), batch.cond, config.drop)
   v = model(path.interpolate(t, batch.latents, noise), t, cond)

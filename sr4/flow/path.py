@@ -5,6 +5,7 @@
 
 diffusers and Wan write sigma = 1 - t and the target eps - z_0: v_diffusers(sigma) = -v(1 - sigma).
 """
+
 import dataclasses
 
 import jax
@@ -17,7 +18,8 @@ from sr4.core.sharding import ROWS
 
 @dataclasses.dataclass(frozen=True)
 class TimeConfig:
-  """How t is drawn: uniform in the report; logit-normal (arXiv 2403.03206) and shift are options."""
+  """How t is drawn: uniform in the report; logit-normal (arXiv 2403.03206) and shift are choice"""
+
   distribution: str = 'uniform'  # or logit_normal
   mean: float = 0.0
   std: float = 1.0
@@ -25,7 +27,9 @@ class TimeConfig:
 
   def __post_init__(self):
     if self.distribution not in ('uniform', 'logit_normal'):
-      raise ValueError(f"distribution={self.distribution!r} is neither 'uniform' nor 'logit_normal'")
+      raise ValueError(
+        f"distribution={self.distribution!r} is neither 'uniform' nor 'logit_normal'"
+      )
     if self.shift <= 0 or self.std <= 0:
       raise ValueError(f'shift={self.shift} and std={self.std} must be above 0')
 
@@ -41,11 +45,12 @@ def sample_times(key: jax.Array, rows: int, config: AV, independent: float) -> A
 
   Args:
     config: AV of TimeConfig.
-    independent: the share of rows whose audio draws its own quantile; the rest use the video's, each
+    independent: share of rows whose audio draws its own quantile; the rest use the video's, each
       modality with its own distribution and shift.
   """
   draw = lambda name: jax.random.uniform(
-      prng.named(key, name), (rows,), minval=1e-5, maxval=1 - 1e-5, out_sharding=ROWS)
+    prng.named(key, name), (rows,), minval=1e-5, maxval=1 - 1e-5, out_sharding=ROWS
+  )
   u, own = draw('video'), draw('audio')
   quantile = AV(u, jnp.where(draw('independent') < independent, own, u))
 
@@ -59,17 +64,24 @@ def sample_times(key: jax.Array, rows: int, config: AV, independent: float) -> A
 
 def noise_like(key: jax.Array, x):
   """Standard normal of the shapes and layouts of a tree."""
+
   def draw(path, leaf):
-    return jax.random.normal(prng.named(key, jax.tree_util.keystr(path)), leaf.shape,
-                             out_sharding=jax.typeof(leaf).sharding.spec)
+    return jax.random.normal(
+      prng.named(key, jax.tree_util.keystr(path)),
+      leaf.shape,
+      out_sharding=jax.typeof(leaf).sharding.spec,
+    )
+
   return jax.tree_util.tree_map_with_path(draw, x)
 
 
 def each(f, t: AV, *trees: AV) -> AV:
   """f(t, leaf, ...) for all leaves of each modality, t broadcast against the leaf."""
+
   def one(t, *leaves):
     widen = lambda leaf: jnp.reshape(t, jnp.shape(t) + (1,) * (leaf.ndim - jnp.ndim(t)))
     return jax.tree.map(lambda *xs: f(widen(xs[0]), *xs), *leaves)
+
   return AV(*(one(*args) for args in zip(t, *trees)))
 
 

@@ -1,5 +1,6 @@
 """From noise to data along dx/dt = v(x, t), in a scan."""
-from typing import Callable
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +17,23 @@ def times(steps: int, shift: AV) -> AV:
 
 def euler(velocity: Callable[[AV, AV], AV], x: AV, t: AV) -> AV:
   """x(1) from x(0).  velocity takes x and a pair of scalar times; t as `times` gives it."""
+
   def step(x, ends):
     start, end = ends
     return advance(x, velocity(x, start), start, end), None
+
   return jax.lax.scan(step, x, intervals(t))[0]
 
 
 def heun(velocity: Callable[[AV, AV], AV], x: AV, t: AV) -> AV:
-  """As euler, with the mean of the velocities at both ends of each step; the last step is Euler's."""
+  """As euler, with the mean velocity of both ends of each step; the last step is Euler's."""
+
   def step(x, ends):
     start, end = ends
     v = velocity(x, start)
     v_end = velocity(advance(x, v, start, end), end)
     return advance(x, jax.tree.map(lambda a, b: (a + b) / 2, v, v_end), start, end), None
+
   starts, ends = intervals(t)
   but_last = jax.tree.map(lambda a: a[:-1], (starts, ends))
   x, _ = jax.lax.scan(step, x, but_last)

@@ -5,13 +5,14 @@
   audio reads video, then video reads the new audio     (Eq. 5)
   MLP
 
-A dual-stream layer gives modality and text tokens separate parameters.  A single-stream layer is the
-same layer with one set of parameters for both, so there is one code path.
+A dual-stream layer gives modality and text tokens separate parameters.  A single-stream layer is
+the same layer with one set of parameters for both, so there is one code path.
 """
+
 import dataclasses
 
-import jax
 from flax import nnx
+import jax
 import jax.numpy as jnp
 
 from sr4.core import sharding
@@ -27,6 +28,7 @@ from sr4.nn import rope
 @dataclasses.dataclass(frozen=True)
 class Tokens:
   """What a branch carries from layer to layer."""
+
   x: jax.Array  # [b s d] modality tokens
   text: jax.Array  # [b m d] its own text stream
 
@@ -35,6 +37,7 @@ class Tokens:
 @dataclasses.dataclass(frozen=True)
 class Context:
   """What every layer of a branch is told, the same in all."""
+
   mod: jax.Array  # [9 b d] shift, scale, gate: self-attention, MLP, audio-video attention
   text_mod: jax.Array  # [6 b d] the same for a dual-stream layer's text
   angle: jax.Array  # [b s k/2] rotary angles of self-attention
@@ -94,7 +97,7 @@ class CrossAttention(nnx.Module):
     q, k = self.q_norm(q), self.k_norm(k)
     if angles is not None:
       q, k = rope.rotate(q, angles[0]), rope.rotate(k, angles[1])
-    o, = attention.attend((q,), (k,), (v,), (valid,), (sharding.TOKEN_HEADS,))
+    (o,) = attention.attend((q,), (k,), (v,), (valid,), (sharding.TOKEN_HEADS,))
     out = self.out(o, sharding.TOKENS)
     # The output bias too is silent where there is nothing to read.
     return jnp.where(jnp.any(valid, -1)[:, None, None], out, 0)
@@ -119,10 +122,13 @@ class Branch(nnx.Module):
   def self_attend(self, y: Tokens, ctx: Context) -> Tokens:
     (tokens, mod), (text, text_mod) = self.streams(ctx)
     q, k, v = zip(tokens.project(y.x, mod, ctx.angle), text.project(y.text, text_mod))
-    o, o_text = attention.attend(q, k, v, (ctx.valid, ctx.text_valid),
-                                 (sharding.TOKEN_HEADS, sharding.TEXT_HEADS))
-    return Tokens(tokens.merge(y.x, o, mod, sharding.TOKENS),
-                  text.merge(y.text, o_text, text_mod, sharding.TEXT))
+    o, o_text = attention.attend(
+      q, k, v, (ctx.valid, ctx.text_valid), (sharding.TOKEN_HEADS, sharding.TEXT_HEADS)
+    )
+    return Tokens(
+      tokens.merge(y.x, o, mod, sharding.TOKENS),
+      text.merge(y.text, o_text, text_mod, sharding.TEXT),
+    )
 
   def read_text(self, y: Tokens, ctx: Context) -> Tokens:
     if self.text_cross is None:
@@ -133,14 +139,17 @@ class Branch(nnx.Module):
   def read_other(self, y: Tokens, other: Tokens, ctx: Context, theirs: Context) -> Tokens:
     shift, scale, amount = ctx.mod[6:] + self.cross_table[...][:, None]
     source = modulation.norm.layer_norm(other.x).astype(y.x.dtype)
-    read = self.cross(modulation.modulate(y.x, shift, scale), source, theirs.readable,
-                      (ctx.time_angle, theirs.time_angle))
+    read = self.cross(
+      modulation.modulate(y.x, shift, scale),
+      source,
+      theirs.readable,
+      (ctx.time_angle, theirs.time_angle),
+    )
     return dataclasses.replace(y, x=modulation.gate(y.x, read, amount))
 
   def mlp(self, y: Tokens, ctx: Context) -> Tokens:
     (tokens, mod), (text, text_mod) = self.streams(ctx)
-    return Tokens(tokens.mlp(y.x, mod, sharding.TOKENS),
-                  text.mlp(y.text, text_mod, sharding.TEXT))
+    return Tokens(tokens.mlp(y.x, mod, sharding.TOKENS), text.mlp(y.text, text_mod, sharding.TEXT))
 
 
 class Layer(nnx.Module):
@@ -160,4 +169,6 @@ class Layer(nnx.Module):
     if video is not None and audio is not None:
       audio = self.audio.read_other(audio, video, ctx.audio, ctx.video)
       video = self.video.read_other(video, audio, ctx.video, ctx.audio)
-    return AV(video and self.video.mlp(video, ctx.video), audio and self.audio.mlp(audio, ctx.audio))
+    return AV(
+      video and self.video.mlp(video, ctx.video), audio and self.audio.mlp(audio, ctx.audio)
+    )

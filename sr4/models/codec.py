@@ -7,10 +7,12 @@ with weights (the Wan2.1 VAE, the MMAudio VAE) take their place by configuration
 A codec is a pytree: weights are its leaves, and the two here have none, so that
 `jax.jit(lambda codec, x: codec.encode(x))` takes every codec.
 """
+
+from collections.abc import Mapping
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ BLACK = -1.0  # Pixels are in [-1, 1].
 
 class VideoCodec(Protocol):
   """Frames <-> latents.  Causal: latent 0 is the first frame, latent i sees frames 0..4i."""
+
   channels: int
   time_factor: int  # Frames a latent, after the first.
   space_factor: int  # Pixels a latent, in height and in width.
@@ -40,6 +43,7 @@ class VideoCodec(Protocol):
 
 class AudioCodec(Protocol):
   """Samples <-> latents."""
+
   channels: int
   sample_rate: int  # Hz.
   audio_channels: int  # 1 is mono, 2 is left and right.
@@ -64,6 +68,7 @@ _OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [
 @dataclasses.dataclass(frozen=True)
 class DctConfig:
   """`channels` of the 4 * s^2 * 3 coefficients of a group are kept; to keep all is lossless."""
+
   space_factor: int = 4
   channels: int = 32
   mean: float = -0.6  # The grey, in [-1, 1], whose latent is 0: SR4-World's average pixel.
@@ -74,8 +79,9 @@ class DctConfig:
     most = 12 * self.space_factor**2
     if not 1 <= self.channels <= most:
       raise ValueError(
-          f'channels is {self.channels!r}; 4 frames x {self.space_factor} x {self.space_factor} '
-          f'pixels x 3 colours have 1 to {most} coefficients to keep.')
+        f'channels is {self.channels!r}; 4 frames x {self.space_factor} x {self.space_factor} '
+        f'pixels x 3 colours have 1 to {most} coefficients to keep.'
+      )
 
 
 @jax.tree_util.register_static
@@ -85,6 +91,7 @@ class DctVideo:
 
   The first frame is a group of its own, as if it had stood still for 4 frames.
   """
+
   config: DctConfig
   time_factor: ClassVar[int] = 4
 
@@ -164,7 +171,7 @@ def _dct_order(config: DctConfig) -> tuple[np.ndarray, np.ndarray]:
   s = config.space_factor
   t, y, x, colour = k = np.indices((4, s, s, 3)).reshape(4, -1)
   cost = s / 8 * t + y + x + 1.5 * (colour > 0)
-  kept = np.lexsort((x, y, t, colour, cost))[:config.channels]
+  kept = np.lexsort((x, y, t, colour, cost))[: config.channels]
   return k[:, kept], cost[kept]
 
 
@@ -176,7 +183,7 @@ def _dct_weights(config: DctConfig) -> tuple[np.ndarray, np.ndarray]:
   basis = np.einsum('ci,cj,ck,cr->ijkrc', _dct(4)[t], _dct(s)[y], _dct(s)[x], _OPPONENT[colour])
   # The typical size of a coefficient: 2s for contrast 1, a power law in frequency as in natural
   # images, a little under half of it in colour.  The numbers are SR4-World's, rounded.
-  falls = (1 + 2 * (s / 8 * t + y + x))**-1.3
+  falls = (1 + 2 * (s / 8 * t + y + x)) ** -1.3
   scale = 2 * s * 0.45 * falls * np.where(colour > 0, 0.45, 1)
   return np.float32(basis / scale), np.float32(basis * scale)
 
@@ -187,6 +194,7 @@ def _dct_weights(config: DctConfig) -> tuple[np.ndarray, np.ndarray]:
 @dataclasses.dataclass(frozen=True)
 class MdctConfig:
   """`bands` of the `hop` MDCT bands of each ear are kept, up to bands / hop * rate / 2 Hz."""
+
   sample_rate: int = 16_000  # Hz.
   audio_channels: int = 2
   hop: int = 256  # Samples a latent.
@@ -197,8 +205,10 @@ class MdctConfig:
     if self.audio_channels not in (1, 2):
       raise ValueError(f'audio_channels is {self.audio_channels!r}; it must be 1 or 2.')
     if self.hop < 2 or self.hop % 2:
-      raise ValueError(f'hop is {self.hop!r}; it must be even, at least 2: the windows of two '
-                       'latents overlap by half a hop on each side.')
+      raise ValueError(
+        f'hop is {self.hop!r}; it must be even, at least 2: the windows of two '
+        'latents overlap by half a hop on each side.'
+      )
     if not 1 <= self.bands <= self.hop:
       raise ValueError(f'bands is {self.bands!r}; hop {self.hop} has 1 to {self.hop} bands.')
     if not self.floor > 0:
@@ -215,6 +225,7 @@ class MdctAudio:
   first and the last window have a hard edge: no fade, no extra latent.  Channels are the bands of
   mid, then the bands of side.
   """
+
   config: MdctConfig
 
   @property
@@ -255,8 +266,9 @@ class MdctAudio:
     l, hop = latents.shape[1], self.config.hop
     n = l * hop if samples is None else samples
     if self.latent_length(n) != l:
-      raise ValueError(f'samples is {samples!r}; {l} latents of hop {hop} hold '
-                       f'{(l - 1) * hop + 1} to {l * hop}.')
+      raise ValueError(
+        f'samples is {samples!r}; {l} latents of hop {hop} hold {(l - 1) * hop + 1} to {l * hop}.'
+      )
     _, synthesis, scale = _mdct_weights(self.config)
     x = _split(latents.astype(jnp.float32), 2, self.config.bands) * scale
     x = _einsum('blaf,if->blia', _expand(x, self.config.floor), synthesis)
@@ -300,14 +312,14 @@ def _mdct_weights(config: MdctConfig) -> tuple[np.ndarray, np.ndarray, np.ndarra
   # The typical size of a companded coefficient: flat, then 1 / f from 500 Hz (companding halves
   # the slope), and about half as much in side as in mid.  The numbers are SR4-World's, rounded.
   hertz = (k + 0.5) * config.sample_rate / (2 * hop)
-  side = np.array([1, 0.55])[:config.audio_channels, None]
+  side = np.array([1, 0.55])[: config.audio_channels, None]
   scale = 0.13 * side / np.hypot(1, hertz / 500)
   return np.float32(wave * 2 / hop), np.float32(wave), np.float32(scale)
 
 
 def _compand(x: jax.Array, floor: float) -> jax.Array:
   """x / (x^2 + floor^2)^(1/4): the signed square root, but smooth at 0, with slope floor^-1/2."""
-  return x * (x * x + floor * floor)**-0.25
+  return x * (x * x + floor * floor) ** -0.25
 
 
 def _expand(y: jax.Array, floor: float) -> jax.Array:
@@ -321,12 +333,12 @@ def _expand(y: jax.Array, floor: float) -> jax.Array:
 
 def _split(x: jax.Array, axis: int, size: int) -> jax.Array:
   """One axis to two, [.. n ..] -> [.. n/size size ..]; an Explicit mesh takes one at a time."""
-  return x.reshape(*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1:])
+  return x.reshape(*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :])
 
 
 def _merge(x: jax.Array, axis: int) -> jax.Array:
   """The axis and the next become one."""
-  return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2:])
+  return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
 
 
 def _einsum(equation: str, x: jax.Array, weights: np.ndarray) -> jax.Array:

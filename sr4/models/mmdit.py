@@ -1,8 +1,9 @@
 """The symmetric twin MMDiT of SkyReels-V4 (arXiv 2602.21818, section 2 of the report).
 
-Two branches of equal depth and width, video and audio, each with its own text stream.  The model is a
-callable: (noisy latents, times, Condition) -> velocities.
+Two branches of equal depth and width, video and audio, each with its own text stream.  The model is
+a callable: (noisy latents, times, Condition) -> velocities.
 """
+
 import dataclasses
 import functools
 
@@ -21,15 +22,16 @@ from sr4.nn import rope
 
 AUDIO_ROPE_SCALES = ('seconds', 'per_clip', 'paper')
 REMAT = {
-    'none': jax.checkpoint_policies.everything_saveable,
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    'full': jax.checkpoint_policies.nothing_saveable,
+  'none': jax.checkpoint_policies.everything_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Sizes of the model.  Defaults are the codecs' and the text encoder's of the full system."""
+
   width: int = 256
   heads: int = 4
   dual_layers: int = 2  # M
@@ -48,8 +50,10 @@ class Config:
   def __post_init__(self):
     if self.width % self.heads or self.head_dim % 2:
       raise ValueError(f'width {self.width} / heads {self.heads} must be a whole, even head dim')
-    for field, value, known in (('audio_rope_scale', self.audio_rope_scale, AUDIO_ROPE_SCALES),
-                                ('remat', self.remat, tuple(REMAT))):
+    for field, value, known in (
+      ('audio_rope_scale', self.audio_rope_scale, AUDIO_ROPE_SCALES),
+      ('remat', self.remat, tuple(REMAT)),
+    ):
       if value not in known:
         raise ValueError(f'model.{field}={value!r} is not among {known}')
 
@@ -59,14 +63,17 @@ class Config:
 
 
 SIZES = {
-    'debug': dict(width=64, heads=2, dual_layers=1, single_layers=2),
-    'tiny': dict(width=256, heads=4, dual_layers=2, single_layers=4),
-    'small': dict(width=1536, heads=12, dual_layers=8, single_layers=16),
-    'base': dict(width=3072, heads=24, dual_layers=8, single_layers=16),
-    'large': dict(width=4096, heads=32, dual_layers=12, single_layers=24),
+  'debug': dict(width=64, heads=2, dual_layers=1, single_layers=2),
+  'tiny': dict(width=256, heads=4, dual_layers=2, single_layers=4),
+  'small': dict(width=1536, heads=12, dual_layers=8, single_layers=16),
+  'base': dict(width=3072, heads=24, dual_layers=8, single_layers=16),
+  'large': dict(width=4096, heads=32, dual_layers=12, single_layers=24),
 }
-SIZES |= {f'{name}-hd256': size | dict(heads=size['heads'] // 2)
-          for name, size in SIZES.items() if name in ('small', 'base', 'large')}
+SIZES |= {
+  f'{name}-hd256': size | dict(heads=size['heads'] // 2)
+  for name, size in SIZES.items()
+  if name in ('small', 'base', 'large')
+}
 
 
 class Trunk(nnx.Module):
@@ -102,9 +109,9 @@ class MMDiT(nnx.Module):
     # Z = Concat(V, I, M) before patching (Eq. 7); audio has neither I nor M.
     self.video = Trunk(c, patch * (2 * c.video_channels + 1), patch * c.video_channels, rngs=rngs)
     self.audio = Trunk(c, c.audio_channels, c.audio_channels, rngs=rngs)
-    stack = lambda depth, dual: jax.vmap(
-        lambda key: block.Layer(c, dual=dual, rngs=nnx.Rngs(key)))(
-            jax.random.split(rngs.params(), depth))
+    stack = lambda depth, dual: jax.vmap(lambda key: block.Layer(c, dual=dual, rngs=nnx.Rngs(key)))(
+      jax.random.split(rngs.params(), depth)
+    )
     self.dual = stack(c.dual_layers, True)
     self.single = stack(c.single_layers, False)
 
@@ -163,11 +170,15 @@ class MMDiT(nnx.Module):
     else:
       angle = rope.angles(clock, (c.head_dim,))
     return block.Context(
-        mod=trunk.mod(time), text_mod=trunk.text_mod(time),
-        angle=jax.reshard(angle, sharding.TOKENS),
-        time_angle=jax.reshard(rope.angles(clock, (c.head_dim,)), sharding.TOKENS),
-        valid=valid, readable=valid & cond.present[modality][:, None],
-        prompt=tokens.text, text_valid=cond.text_valid)
+      mod=trunk.mod(time),
+      text_mod=trunk.text_mod(time),
+      angle=jax.reshard(angle, sharding.TOKENS),
+      time_angle=jax.reshard(rope.angles(clock, (c.head_dim,)), sharding.TOKENS),
+      valid=valid,
+      readable=valid & cond.present[modality][:, None],
+      prompt=tokens.text,
+      text_valid=cond.text_valid,
+    )
 
   def clock(self, modality, seconds, x):
     """Rotary time, in latent frames of video; the report scales audio by 21/218 (section 2)."""
@@ -189,7 +200,7 @@ class MMDiT(nnx.Module):
         grid = next(noisy).shape[1:-1]
         latent = functools.partial(embed.unpatchify, grid=grid, patch=patch)
         whole = jax.reshard(out, sharding.TEXT)
-        found.append(sharding.on_rows(latent)(whole[:, start:start + length]))
+        found.append(sharding.on_rows(latent)(whole[:, start : start + length]))
       start += length
     return tuple(found)
 

@@ -1,4 +1,5 @@
 """What a config names, built: codecs, text encoder and model, fitted to each other."""
+
 import dataclasses
 
 from flax import nnx
@@ -17,6 +18,7 @@ TEXT = {'bytes': (bytes_lib.Config, bytes_lib.ByteEncoder)}
 @dataclasses.dataclass(frozen=True)
 class System:
   """Codecs and encoder are frozen; the model is made from a key and trained."""
+
   codecs: AV
   text: object  # list of prompts -> (float32 [b m e], bool [b m])
   config: mmdit.Config
@@ -31,12 +33,16 @@ class System:
     except ValueError as error:
       raise config_lib.ConfigError(f'a clip of {frames} x {height} x {width}: {error}') from error
     patch = self.config.patch
-    for name, pixels, latent, step in (('height', height, h, patch[1]), ('width', width, w, patch[2])):
+    for name, pixels, latent, step in (
+      ('height', height, h, patch[1]),
+      ('width', width, w, patch[2]),
+    ):
       if latent % step:
         unit = self.codecs.video.space_factor * step
         raise config_lib.ConfigError(
-            f'{name} {pixels} does not divide into patches: it must be a multiple of {unit}, such as '
-            f'{max(unit, round(pixels / unit) * unit)}')
+          f'{name} {pixels} does not divide into patches: it must be a multiple of {unit}, such as '
+          f'{max(unit, round(pixels / unit) * unit)}'
+        )
     samples = round(frames / fps * self.codecs.audio.sample_rate) if sound else 0
     return Size(frames, height, width, fps, samples)
 
@@ -53,20 +59,28 @@ def build(config) -> System:
   The model's channels, text width and audio rate are the codecs' and the encoder's; to state them
   again is an error.
   """
-  codecs = AV(_codec(config, 'video_codec', codec.build_video),
-              _codec(config, 'audio_codec', codec.build_audio))
+  codecs = AV(
+    _codec(config, 'video_codec', codec.build_video),
+    _codec(config, 'audio_codec', codec.build_audio),
+  )
   fields = dict(config['text'])
   name = fields.pop('name', None)
   if name not in TEXT:
     raise config_lib.ConfigError(f'config.text.name={name!r} is not among {sorted(TEXT)}')
   text_config = config_lib.build(TEXT[name][0], fields, 'config.text')
-  derived = dict(video_channels=codecs.video.channels, audio_channels=codecs.audio.channels,
-                 audio_rate=codecs.audio.rate, text_width=text_config.width)
+  derived = dict(
+    video_channels=codecs.video.channels,
+    audio_channels=codecs.audio.channels,
+    audio_rate=codecs.audio.rate,
+    text_width=text_config.width,
+  )
   fields = dict(config['model'])
   stated = sorted(derived.keys() & fields.keys())
   if stated:
-    raise config_lib.ConfigError(f'config.model.{stated[0]} follows from the codecs and the text '
-                                 'encoder; take it out of config.model')
+    raise config_lib.ConfigError(
+      f'config.model.{stated[0]} follows from the codecs and the text '
+      'encoder; take it out of config.model'
+    )
   size = fields.pop('size', None)
   if size not in mmdit.SIZES:
     raise config_lib.ConfigError(f'config.model.size={size!r} is not among {list(mmdit.SIZES)}')

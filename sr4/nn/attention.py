@@ -1,9 +1,12 @@
 """Attention over tokens that the mesh splits: to heads, attend locally, and back."""
+
 import jax
 import jax.numpy as jnp
 
 from sr4.core import sharding
-from sr4.core.sharding import HEADS, P, ROWS
+from sr4.core.sharding import HEADS
+from sr4.core.sharding import P
+from sr4.core.sharding import ROWS
 
 
 def local(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
@@ -28,20 +31,23 @@ def attend(queries, keys, values, valid, layouts) -> tuple[jax.Array, ...]:
   ways = sharding.axis_size('seq', 'tensor')
   heads = queries[0].shape[2]
   if heads % ways:
-    raise ValueError(f'{heads} heads cannot be split over seq x tensor = {ways} devices; choose '
-                     f'mesh.seq * mesh.tensor among the divisors of {heads}')
+    raise ValueError(
+      f'{heads} heads cannot be split over seq x tensor = {ways} devices; choose '
+      f'mesh.seq * mesh.tensor among the divisors of {heads}'
+    )
 
   def joined(queries, keys, values, valid):
     together = lambda xs: jnp.concatenate(xs, 1)
     out = local(*map(together, (queries, keys, values, valid)))
     ends, start, parts = [q.shape[1] for q in queries], 0, []
     for length in ends:
-      parts.append(out[:, start:start + length])
+      parts.append(out[:, start : start + length])
       start += length
     return tuple(parts)
 
   to = lambda xs, spec: tuple(jax.reshard(x, spec) for x in xs)
   specs = tuple(HEADS for _ in queries)
   out = jax.shard_map(joined, out_specs=specs)(
-      to(queries, HEADS), to(keys, HEADS), to(values, HEADS), to(valid, P(*ROWS, None)))
+    to(queries, HEADS), to(keys, HEADS), to(values, HEADS), to(valid, P(*ROWS, None))
+  )
   return tuple(jax.reshard(x, spec) for x, spec in zip(out, layouts))

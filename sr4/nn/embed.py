@@ -1,4 +1,5 @@
 """Between latents and tokens, and from a time to a vector."""
+
 import einops
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,16 @@ def patchify(x: jax.Array, patch: tuple[int, ...]) -> jax.Array:
   """
   grid = x.shape[1:-1]
   if any(size % step for size, step in zip(grid, patch)):
-    raise ValueError(f'a latent of {grid} cannot be cut into patches of {patch}; choose a size '
-                     'whose latent sides are multiples of the patch')
+    raise ValueError(
+      f'a latent of {grid} cannot be cut into patches of {patch}; choose a size '
+      'whose latent sides are multiples of the patch'
+    )
   if len(grid) == 1:
     return x
   pt, ph, pw = patch
-  return einops.rearrange(x, 'b (t pt) (h ph) (w pw) c -> b (t h w) (pt ph pw c)',
-                          pt=pt, ph=ph, pw=pw)
+  return einops.rearrange(
+    x, 'b (t pt) (h ph) (w pw) c -> b (t h w) (pt ph pw c)', pt=pt, ph=ph, pw=pw
+  )
 
 
 def unpatchify(tokens: jax.Array, grid: tuple[int, ...], patch: tuple[int, ...]) -> jax.Array:
@@ -25,12 +29,20 @@ def unpatchify(tokens: jax.Array, grid: tuple[int, ...], patch: tuple[int, ...])
   if len(grid) == 1:
     return tokens
   pt, ph, pw = patch
-  return einops.rearrange(tokens, 'b (t h w) (pt ph pw c) -> b (t pt) (h ph) (w pw) c',
-                          t=grid[0] // pt, h=grid[1] // ph, w=grid[2] // pw, pt=pt, ph=ph, pw=pw)
+  return einops.rearrange(
+    tokens,
+    'b (t h w) (pt ph pw c) -> b (t pt) (h ph) (w pw) c',
+    t=grid[0] // pt,
+    h=grid[1] // ph,
+    w=grid[2] // pw,
+    pt=pt,
+    ph=ph,
+    pw=pw,
+  )
 
 
 def sinusoid(t: jax.Array, size: int = 256, period: float = 1e4) -> jax.Array:
-  """[b] -> float32 [b size]: cosines then sines of 1000 (1 - t), the noise level peers call timestep."""
+  """[b] -> float32 [b size]: cosines, sines of 1000 (1 - t), which peers call timestep."""
   half = size // 2
   frequency = period ** (-jnp.arange(half, dtype=jnp.float32) / half)
   angle = 1000 * (1 - t.astype(jnp.float32))[:, None] * frequency

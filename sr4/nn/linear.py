@@ -1,9 +1,10 @@
 """The one dense layer: an einsum whose weight states its shape and its layout together."""
+
 import math
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from sr4.core import sharding
@@ -12,8 +13,8 @@ from sr4.core import sharding
 class Linear(nnx.Module):
   """y = einsum(eqn, x, kernel) + bias, in `dtype`, from fp32 parameters.
 
-  eqn is 'input,kernel->output', such as 'bsd,dxnk->xbsnk'.  The bias has the axes of the kernel that
-  reach the output.  The kernel is drawn with variance 1/fan-in, or is zero.
+  eqn is 'input,kernel->output', such as 'bsd,dxnk->xbsnk'.  The bias has the axes of the kernel
+  that reach the output.  The kernel is drawn with variance 1/fan-in, or is zero.
   """
 
   def __init__(self, eqn: str, shape, spec, *, dtype, rngs: nnx.Rngs, zero: bool = False):

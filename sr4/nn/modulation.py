@@ -1,7 +1,8 @@
-"""AdaLN-Zero, shared: one projection of time per branch, one small table per block (as Wan, LTX)."""
+"""AdaLN-Zero, shared: a projection of time per branch, a small table per block (as Wan, LTX)."""
+
+from flax import nnx
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from sr4.nn import embed
@@ -14,7 +15,8 @@ class TimeEmbedding(nnx.Module):
 
   def __init__(self, width: int, *, rngs: nnx.Rngs):
     make = lambda size, spec: linear.Linear(
-        'bx,xd->bd', (size, width), spec, dtype='float32', rngs=rngs)
+      'bx,xd->bd', (size, width), spec, dtype='float32', rngs=rngs
+    )
     self.up, self.out = make(256, (None, 'fsdp')), make(width, ('fsdp', None))
 
   def __call__(self, t: jax.Array) -> jax.Array:
@@ -23,8 +25,9 @@ class TimeEmbedding(nnx.Module):
 
 def projection(rows: int, width: int, *, rngs: nnx.Rngs) -> linear.Linear:
   """silu(time) [b d] -> [rows b d], zero at first, so that every gate starts closed."""
-  return linear.Linear('bd,dxe->xbe', (width, rows, width), ('fsdp', None, None),
-                       dtype='float32', rngs=rngs, zero=True)
+  return linear.Linear(
+    'bd,dxe->xbe', (width, rows, width), ('fsdp', None, None), dtype='float32', rngs=rngs, zero=True
+  )
 
 
 def table(rows: int, width: int) -> nnx.Param:

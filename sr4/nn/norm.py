@@ -1,7 +1,8 @@
 """Normalisation: statistics in fp32, result in the input's dtype."""
+
+from flax import nnx
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 EPS = 1e-6
 

@@ -1,4 +1,5 @@
-"""Rotary position embedding (arXiv 2104.09864) of real-valued coordinates, adjacent pairs rotated."""
+"""Rotary position embedding (arXiv 2104.09864) of real coordinates, adjacent pairs rotated."""
+
 import jax
 import jax.numpy as jnp
 

@@ -1,11 +1,12 @@
-"""Checkpoints: names and arrays, a digest for each, and a page of JSON.  No framework types on disk.
+"""Checkpoints: names and arrays, a digest for each, a page of JSON.  No framework types on disk.
 
-  DIR/1000/arrays   Orbax: {'model.dual.video.tokens.qkv.kernel': array, 'ema...': ..., 'opt...': ...}
+  DIR/1000/arrays   Orbax: {'model.dual.video.tokens.qkv.kernel': array, 'ema...': ..., 'opt...'}
   DIR/1000/page     JSON: config, data position, {name: digest}
 
-Orbax writes asynchronously and makes a step visible only when it is whole.  It restores a flipped byte
-silently, so each array carries a digest that is checked at restore.
+Orbax writes asynchronously and makes a step visible only when it is whole.  It restores a flipped
+byte silently, so each array carries a digest that is checked at restore.
 """
+
 import contextlib
 import logging
 import os
@@ -53,10 +54,16 @@ class Checkpoints:
     flat = tree.to_flat(state)
     page = page | {'digests': digests(flat)}
     layout = lambda name: (0,) if '.dual.' in name or '.single.' in name else ()
-    save_args = {name: ocp.SaveArgs(chunk_byte_size=CHUNK, shard_axes=layout(name)) for name in flat}
+    save_args = {
+      name: ocp.SaveArgs(chunk_byte_size=CHUNK, shard_axes=layout(name)) for name in flat
+    }
     with writing(self.directory):  # Raises what the step before met, too.
-      self.manager.save(step, args=ocp.args.Composite(
-          arrays=ocp.args.PyTreeSave(flat, save_args=save_args), page=ocp.args.JsonSave(page)))
+      self.manager.save(
+        step,
+        args=ocp.args.Composite(
+          arrays=ocp.args.PyTreeSave(flat, save_args=save_args), page=ocp.args.JsonSave(page)
+        ),
+      )
 
 
 @contextlib.contextmanager
@@ -67,8 +74,9 @@ def writing(directory: str):
   except (OSError, ValueError) as error:
     reason = re.search(r'([^:]+) \[os_error_code', str(error))
     raise CheckpointError(
-        f'{directory}: a checkpoint could not be written: {reason[1].strip() if reason else error}. '
-        'The steps that are there are whole; make room and run the same command again') from error
+      f'{directory}: a checkpoint could not be written: {reason[1].strip() if reason else error}. '
+      'The steps that are there are whole; make room and run the same command again'
+    ) from error
 
 
 def page(directory: str, step: int | None = None) -> tuple[int, dict]:
@@ -81,8 +89,10 @@ def page(directory: str, step: int | None = None) -> tuple[int, dict]:
   steps = sorted(int(p.name) for p in root.iterdir() if p.name.isdigit()) if root.is_dir() else []
   if not steps or (step is not None and step not in steps):
     there = f'it has steps {steps}' if steps else 'it has no checkpoints'
-    raise CheckpointError(f'{directory}: no checkpoint {"" if step is None else step}; {there}. '
-                          'Give the folder that training wrote (WORKDIR/checkpoints)')
+    raise CheckpointError(
+      f'{directory}: no checkpoint {"" if step is None else step}; {there}. '
+      'Give the folder that training wrote (WORKDIR/checkpoints)'
+    )
   step = steps[-1] if step is None else step
   return step, ocp.JsonCheckpointHandler().restore(root / str(step) / 'page')
 
@@ -101,33 +111,46 @@ def restore(directory: str, step: int, like, prefix: str = ''):
   handler = ocp.PyTreeCheckpointHandler()
   saved = handler.metadata(path / 'arrays').tree
   _check_same(path, wanted, {n: m for n, m in saved.items() if n.startswith(prefix)})
-  args = {name: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype)
-          for name, x in wanted.items()}
-  flat = handler.restore(path / 'arrays', args=ocp.args.PyTreeRestore(
-      item=wanted, restore_args=args, partial_restore=True))
+  args = {
+    name: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype) for name, x in wanted.items()
+  }
+  flat = handler.restore(
+    path / 'arrays',
+    args=ocp.args.PyTreeRestore(item=wanted, restore_args=args, partial_restore=True),
+  )
   _, told = page(directory, step)
   broken = [name for name, digest in digests(flat).items() if told['digests'][name] != digest]
   if broken:
-    raise CheckpointError(f'{path}: {len(broken)} arrays are not as they were written, the first is '
-                          f'{broken[0]!r}; the files are damaged: take an earlier step')
+    raise CheckpointError(
+      f'{path}: {len(broken)} arrays are not as they were written, the first is '
+      f'{broken[0]!r}; the files are damaged: take an earlier step'
+    )
   return tree.from_flat(like, {name.removeprefix(prefix): x for name, x in flat.items()})
 
 
 def _check_same(path, wanted: dict, saved: dict):
   missing, extra = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
-  differ = [name for name in sorted(wanted.keys() & saved.keys())
-            if tuple(wanted[name].shape) != tuple(saved[name].shape)]
+  differ = [
+    name
+    for name in sorted(wanted.keys() & saved.keys())
+    if tuple(wanted[name].shape) != tuple(saved[name].shape)
+  ]
   told = []
   if differ:
     name = differ[0]
-    told.append(f'{len(differ)} of other shapes, such as {name!r}: {tuple(saved[name].shape)} there, '
-                f'{tuple(wanted[name].shape)} here')
+    told.append(
+      f'{len(differ)} of other shapes, such as {name!r}: {tuple(saved[name].shape)} there, '
+      f'{tuple(wanted[name].shape)} here'
+    )
   for names, what in ((missing, 'missing there'), (extra, 'unknown here')):
     if names:
       told.append(f'{len(names)} {what}, such as {names[0]!r}')
   if told:
-    raise CheckpointError(f'{path} is a checkpoint of another config: ' + '; '.join(told)
-                          + '. Use the config it was trained with, or another workdir')
+    raise CheckpointError(
+      f'{path} is a checkpoint of another config: '
+      + '; '.join(told)
+      + '. Use the config it was trained with, or another workdir'
+    )
 
 
 def digests(flat: dict) -> dict[str, str]:
@@ -142,6 +165,7 @@ def _digest(x: jax.Array) -> jax.Array:
 
   An odd weight is invertible mod 2^32, so no change within one element goes unseen.
   """
+
   def sums(x):
     unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     bits = x if x.dtype == bool else jax.lax.bitcast_convert_type(x, unsigned)
@@ -152,4 +176,5 @@ def _digest(x: jax.Array) -> jax.Array:
     mixed = (place ^ (place >> 15)) * jnp.uint32(0x2C1B3C6D)
     weights = (2 * place + 1, 2 * (mixed ^ (mixed >> 12)) + 1)
     return jnp.stack([jnp.sum(bits * w, dtype=jnp.uint32) for w in weights])
+
   return jax.sharding.auto_axes(sums, out_sharding=P())(x)

@@ -1,4 +1,5 @@
 """The training loop: batch, update, measure, save, sample."""
+
 import dataclasses
 import functools
 import os
@@ -30,6 +31,7 @@ class Diverged(errors.UserError):
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
   """Devices along each axis; fsdp = -1 takes what is left."""
+
   data: int = 1
   fsdp: int = -1
   seq: int = 1
@@ -39,6 +41,7 @@ class MeshConfig:
 @dataclasses.dataclass(frozen=True)
 class PreviewConfig:
   """Clips sampled while training; every = 0: none."""
+
   every: int = 0
   prompts: tuple[str, ...] = ()
 
@@ -46,6 +49,7 @@ class PreviewConfig:
 @dataclasses.dataclass(frozen=True)
 class Config:
   """What the loop itself reads, apart from the sections of others."""
+
   steps: int
   seed: int = 0
   save_every: int = 1000
@@ -63,18 +67,29 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
   flow = config_lib.build(flow_loss.Config, config['flow'], 'config.flow')
   step_config = config_lib.build(step_lib.Config, config['step'], 'config.step')
   optim = config_lib.build(
-      optimizer.Config, dict(config['optimizer']) | {'steps': c.steps}, 'config.optimizer')
+    optimizer.Config, dict(config['optimizer']) | {'steps': c.steps}, 'config.optimizer'
+  )
   preview = config_lib.build(PreviewConfig, config['preview'], 'config.preview')
   sampling = config_lib.build(pipeline.Config, config['sample'], 'config.sample')
   data = config_lib.build(loader_lib.Config, config['data'], 'config.data')
-  mesh = sharding.make_mesh(**dataclasses.asdict(
-      config_lib.build(MeshConfig, config['mesh'], 'config.mesh')))
+  mesh = sharding.make_mesh(
+    **dataclasses.asdict(config_lib.build(MeshConfig, config['mesh'], 'config.mesh'))
+  )
 
-  sizes = {name: system.size(b.frames, b.height, b.width, b.fps)
-           for name, b in data.buckets.items()}
+  sizes = {
+    name: system.size(b.frames, b.height, b.width, b.fps) for name, b in data.buckets.items()
+  }
   audio = system.codecs.audio
-  load = loader_lib.Loader(data, sizes, system.text, audio.sample_rate, audio.audio_channels,
-                           seed=c.seed, host=jax.process_index(), hosts=jax.process_count())
+  load = loader_lib.Loader(
+    data,
+    sizes,
+    system.text,
+    audio.sample_rate,
+    audio.audio_channels,
+    seed=c.seed,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
+  )
   check_rows(load.schedule, mesh, step_config.accumulate)
   say(load.table(system.tokens, c.steps))
   tx = optimizer.make(optim)
@@ -82,20 +97,27 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
   page = {'config': config_lib.to_json(config), 'schedule': load.schedule.fingerprint()}
   directory = os.path.join(workdir, 'checkpoints')
 
-  with (jax.set_mesh(mesh), preemption.Preemption() as stop,
-        checkpoint.Checkpoints(directory, c.keep) as saves):
+  with (
+    jax.set_mesh(mesh),
+    preemption.Preemption() as stop,
+    checkpoint.Checkpoints(directory, c.keep) as saves,
+  ):
     key = jax.random.key(c.seed)
-    # The order of resuming: 1. the latest whole checkpoint, 2. its data must be ours, 3. its arrays,
+    # The order of resuming: 1. the latest whole checkpoint, 2. its data is ours, 3. its arrays,
     # 4. the loader at its step.  The step is all the random state there is.
     if (latest := saves.latest()) is None:
       state = jax.jit(init)(key)
     else:
       state = resume(directory, latest, tree.abstract(init, key), page['schedule'])
     start = int(state.step)
-    say(f'{tree.count(state.model) / 1e6:.1f} M parameters, step {start} of {c.steps}, '
-        f'mesh {dict(mesh.shape)}')
-    updates = [jax.jit(functools.partial(update, tx, system, b.size, flow, step_config),
-                       donate_argnums=0) for b in load.schedule.buckets]
+    say(
+      f'{tree.count(state.model) / 1e6:.1f} M parameters, step {start} of {c.steps}, '
+      f'mesh {dict(mesh.shape)}'
+    )
+    updates = [
+      jax.jit(functools.partial(update, tx, system, b.size, flow, step_config), donate_argnums=0)
+      for b in load.schedule.buckets
+    ]
     shown = max(load.schedule.buckets, key=lambda b: b.weight).size
     batches, begun, done = load(start, c.steps), time.monotonic(), start
     with metrics_lib.Metrics(workdir, c.steps, start, c.log_every, progress) as metrics:
@@ -113,8 +135,14 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
           saves.save(done, state, page)
           metrics.pause()
         if preview.every and done % preview.every == 0:
-          write_previews(system, state.ema, shown, sampling, preview.prompts,
-                         os.path.join(workdir, 'previews', f'{done:07d}'))
+          write_previews(
+            system,
+            state.ema,
+            shown,
+            sampling,
+            preview.prompts,
+            os.path.join(workdir, 'previews', f'{done:07d}'),
+          )
           metrics.pause()
         if last:
           break
@@ -132,9 +160,10 @@ def resume(directory: str, step: int, like, schedule: str):
   _, page = checkpoint.page(directory, step)
   if page['schedule'] != schedule:
     raise checkpoint.CheckpointError(
-        f'{directory}: step {step} was reached on other data or buckets (schedule '
-        f'{page["schedule"]}, here {schedule}), so its position means nothing here; restore the data '
-        'section and the seed, or start another workdir')
+      f'{directory}: step {step} was reached on other data or buckets (schedule '
+      f'{page["schedule"]}, here {schedule}), so its position means nothing here; restore the data '
+      'section and the seed, or start another workdir'
+    )
   return checkpoint.restore(directory, step, like)
 
 
@@ -144,27 +173,37 @@ def check_rows(schedule, mesh, accumulate: int):
   for b in schedule.buckets:
     if b.rows % unit:
       raise config_lib.ConfigError(
-          f'config.data.buckets.{b.name}.rows={b.rows} must be a multiple of data x fsdp x accumulate '
-          f'= {unit}; use {-(-b.rows // unit) * unit}, or a smaller mesh')
+        f'config.data.buckets.{b.name}.rows={b.rows} must be a multiple of data x fsdp x '
+        f'accumulate = {unit}; use {-(-b.rows // unit) * unit}, or a smaller mesh'
+      )
 
 
 def check(row: dict | None, c: step_lib.Config):
   """Stops a run that only skips."""
   if row and row['skipped_in_a_row'] >= c.patience:
-    raise Diverged(f'{c.patience} steps in a row had a loss or gradient that is not finite or spikes '
-                   f'(the last: loss {row["loss"]:.3g}, gradient norm {row["grad_norm"]:.3g}); lower '
-                   'optimizer.learning_rate or look at the data, then resume')
+    raise Diverged(
+      f'{c.patience} steps in a row had a loss or gradient that is not finite or spikes '
+      f'(the last: loss {row["loss"]:.3g}, gradient norm {row["grad_norm"]:.3g}); lower '
+      'optimizer.learning_rate or look at the data, then resume'
+    )
 
 
 def write_previews(system, model, size, sampling, prompts, folder):
-  from data_pipelines import media
+  from data_pipelines import mp4
+
   sampler = pipeline.Pipeline(system, model, size, sampling)
   clips = sampler(prompts, range(len(prompts)))
   if jax.process_index() == 0:
     os.makedirs(folder, exist_ok=True)
     for i, clip in enumerate(clips):
-      media.write(os.path.join(folder, f'{i:02d}.mp4'), clip.frames, size.fps, clip.samples,
-                  system.codecs.audio.sample_rate, metadata={'comment': clip.prompt})
+      mp4.write(
+        os.path.join(folder, f'{i:02d}.mp4'),
+        clip.frames,
+        size.fps,
+        clip.samples,
+        system.codecs.audio.sample_rate,
+        metadata={'comment': clip.prompt},
+      )
 
 
 def say(text: str):

@@ -1,4 +1,5 @@
-"""Where a run's numbers go: JSONL, TensorBoard, a progress bar.  Read one step late, never waited for."""
+"""Where a run's numbers go: JSONL, TensorBoard, a bar.  Read one step late, never waited for."""
+
 import json
 import os
 import time
@@ -21,8 +22,9 @@ class Metrics:
     drop_after(self.path, start)
     self.file = open(self.path, 'a')
     self.board = tensorboardX.SummaryWriter(os.path.join(workdir, 'tensorboard'), purge_step=start)
-    self.bar = tqdm.tqdm(total=total, initial=start, disable=not progress, mininterval=1,
-                         dynamic_ncols=True)
+    self.bar = tqdm.tqdm(
+      total=total, initial=start, disable=not progress, mininterval=1, dynamic_ncols=True
+    )
     self.every, self.pending, self.rows = every, None, []
     self.clock = time.monotonic()
 
@@ -39,8 +41,11 @@ class Metrics:
     step, metrics, examples, waited = pending
     row = {name: float(x) for name, x in jax.device_get(metrics).items()}
     now = time.monotonic()
-    row |= {'step_seconds': now - self.clock, 'data_wait_seconds': waited,
-            'samples_per_second': examples / max(now - self.clock, 1e-9)}
+    row |= {
+      'step_seconds': now - self.clock,
+      'data_wait_seconds': waited,
+      'samples_per_second': examples / max(now - self.clock, 1e-9),
+    }
     self.clock = now
     self.rows.append(row)
     self.bar.update(1)

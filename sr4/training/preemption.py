@@ -1,4 +1,5 @@
 """Being asked to stop: SIGTERM (or Ctrl-C) becomes a checkpoint at the same step on every host."""
+
 import signal
 
 import jax

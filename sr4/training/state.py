@@ -1,4 +1,5 @@
 """Everything that a training run is, apart from its data and its config."""
+
 import dataclasses
 
 import jax
@@ -10,6 +11,7 @@ import optax
 @dataclasses.dataclass(frozen=True)
 class Guard:
   """Watches the gradient norm; see step.py."""
+
   norm: jax.Array  # running mean of accepted norms
   skipped: jax.Array  # int32, steps skipped so far
   in_a_row: jax.Array  # int32, steps skipped since the last accepted one

@@ -1,4 +1,5 @@
 """One step: a pure function of the state, the root key and the batch."""
+
 import dataclasses
 
 import jax
@@ -6,9 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from sr4.core import prng
-from sr4.core.sharding import DP, P
+from sr4.core.sharding import DP
+from sr4.core.sharding import P
 from sr4.flow import loss as flow_loss
-from sr4.training.state import Guard, State
+from sr4.training.state import Guard
+from sr4.training.state import State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +47,13 @@ def update(tx, flow: flow_loss.Config, c: Config, state: State, root_key, batch)
 
   bad = 1 - good.astype(jnp.int32)
   guard = Guard(usual, state.guard.skipped + bad, (state.guard.in_a_row + bad) * bad)
-  metrics = {'loss': total, **per, 'grad_norm': norm, 'skipped': guard.skipped,
-             'skipped_in_a_row': guard.in_a_row}
+  metrics = {
+    'loss': total,
+    **per,
+    'grad_norm': norm,
+    'skipped': guard.skipped,
+    'skipped_in_a_row': guard.in_a_row,
+  }
   return State(state.step + 1, model, ema, opt, guard), metrics
 
 
@@ -54,10 +62,14 @@ def accumulated(model, key, batch, weights, flow, parts: int):
 
   Rows weigh the same in any number of parts, as their shares are those of the whole batch.
   """
+
   def weighted(model, key, batch, weights):
     per = flow_loss.per_example(model, key, batch, flow)
-    per = {name: jnp.sum(loss * w) for name, loss, w in zip(per._fields, per, weights)
-           if loss is not None}
+    per = {
+      name: jnp.sum(loss * w)
+      for name, loss, w in zip(per._fields, per, weights)
+      if loss is not None
+    }
     return sum(per.values()), per
 
   grad = jax.value_and_grad(weighted, has_aux=True)
@@ -67,7 +79,9 @@ def accumulated(model, key, batch, weights, flow, parts: int):
 
   def add(total, part):
     i, (batch, weights) = part
-    return jax.tree.map(jnp.add, total, grad(model, prng.named(key, 'part', i), batch, weights)), None
+    return jax.tree.map(
+      jnp.add, total, grad(model, prng.named(key, 'part', i), batch, weights)
+    ), None
 
   first = jax.tree.map(lambda x: x[0], split)
   like = jax.eval_shape(grad, model, key, *first)

@@ -1,4 +1,5 @@
 """sr4/core/config.py: what is built, and that each mistake is one line with key, value and rule."""
+
 import dataclasses
 
 import ml_collections
@@ -6,7 +7,7 @@ import pytest
 
 from sr4.core import config
 
-PROGRAM = '''
+PROGRAM = """
 import ml_collections
 
 
@@ -16,12 +17,13 @@ def get_config(arg='none'):
   return ml_collections.ConfigDict(dict(
       arg=arg, inner=dict(), train=dict(steps=100, rate=1e-3, resume=True, name='run', seed=None),
       sizes=(1, 2, 3), prompts=('a', 'b')))
-'''
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Inner:
   """A leaf of configs."""
+
   rate: float = 0.5
   names: tuple[str, ...] = ()
 
@@ -29,6 +31,7 @@ class Inner:
 @dataclasses.dataclass(frozen=True)
 class Outer:
   """Has every kind of field that configs have."""
+
   steps: int
   inner: Inner = Inner()
   parts: tuple[Inner, ...] = ()
@@ -61,7 +64,9 @@ def test_load_runs_the_program(program):
   assert config.load(f'{program}:demo').arg == 'demo'
 
 
-@pytest.mark.parametrize('override, path, value', [
+@pytest.mark.parametrize(
+  'override, path, value',
+  [
     ('train.steps=7', 'train.steps', 7),
     ('train.rate=2', 'train.rate', 2.0),
     ('train.rate=3e-4', 'train.rate', 3e-4),
@@ -72,7 +77,8 @@ def test_load_runs_the_program(program):
     ('sizes=(4, 5)', 'sizes', (4, 5)),
     ('sizes=[4]', 'sizes', (4,)),
     ("prompts=('x',)", 'prompts', ('x',)),
-])
+  ],
+)
 def test_override(program, override, path, value):
   node = config.load(program, [override])
   for part in path.split('.'):
@@ -80,7 +86,9 @@ def test_override(program, override, path, value):
   assert node == value and type(node) is type(value)
 
 
-@pytest.mark.parametrize('override, words', [
+@pytest.mark.parametrize(
+  'override, words',
+  [
     ('trian.steps=7', ('--config.trian.steps=7', "'trian'", "did you mean 'train.steps'?")),
     ('train.steps.x=7', ('--config.train.steps.x=7', "'steps'", '100', 'not a section')),
     ('zzz=1', ('--config.zzz=1', "'zzz'", 'there are', 'prompts')),
@@ -92,7 +100,8 @@ def test_override(program, override, path, value):
     ('prompts=x', ('--config.prompts=x', 'tuple')),
     ('train=3', ('--config.train=3', 'section', 'train.steps')),
     ('train.steps', ('--config.train.steps', '=VALUE')),
-])
+  ],
+)
 def test_override_errors(program, override, words):
   text = _error(config.load, program, [override])
   for word in words:
@@ -118,18 +127,26 @@ def test_a_missing_file_is_told():
 
 
 def test_build_nested_and_tuples():
-  node = ml_collections.ConfigDict(dict(
-      steps=3, inner=dict(rate=2), parts=(dict(names=['a']), dict(rate=0.25)), patch=[1, 4, 4],
-      seed=9))
+  node = ml_collections.ConfigDict(
+    dict(
+      steps=3,
+      inner=dict(rate=2),
+      parts=(dict(names=['a']), dict(rate=0.25)),
+      patch=[1, 4, 4],
+      seed=9,
+    )
+  )
   assert config.build(Outer, node) == Outer(
-      3, Inner(2.0), (Inner(names=('a',)), Inner(0.25)), (1, 4, 4), 9)
+    3, Inner(2.0), (Inner(names=('a',)), Inner(0.25)), (1, 4, 4), 9
+  )
   assert config.build(Outer, dict(steps=3, seed=None)) == Outer(3)
   assert type(config.build(Inner, {'rate': 1}).rate) is float
 
 
-@pytest.mark.parametrize('node, words', [
-    (dict(steps=3, inner=dict(rte=1.0)),
-     ('config.inner.rte=1.0', 'Inner', "did you mean 'rate'?")),
+@pytest.mark.parametrize(
+  'node, words',
+  [
+    (dict(steps=3, inner=dict(rte=1.0)), ('config.inner.rte=1.0', 'Inner', "did you mean 'rate'?")),
     (dict(steps=3, qqq=1), ('config.qqq=1', 'Outer', 'there are', 'steps')),
     (dict(steps='3'), ("config.steps='3'", 'int')),
     (dict(steps=3.0), ('config.steps=3.0', 'int')),
@@ -140,19 +157,23 @@ def test_build_nested_and_tuples():
     (dict(steps=3, patch=(1, 2, 2.5)), ('config.patch[2]=2.5', 'int')),
     (dict(), ('config', 'steps')),
     (dict(steps=-1), ('config: steps=-1 must not be negative',)),
-])
+  ],
+)
 def test_build_errors(node, words):
   text = _error(config.build, Outer, node)
   for word in words:
     assert word in text
 
 
-@pytest.mark.parametrize('node, words', [
+@pytest.mark.parametrize(
+  'node, words',
+  [
     (dict(steps=3, inner=5), ('config.inner=5',)),  # A section that is not one.
     (dict(steps=3, patch=5), ('config.patch=5',)),
     (dict(steps=3, inner=dict(names='ab')), ("config.inner.names='ab'",)),  # Not ('a', 'b').
     (dict(steps=3, patch=(1, 2)), ('config.patch=(1, 2)', '3')),
-])
+  ],
+)
 def test_build_errors_of_containers(node, words):
   text = _error(config.build, Outer, node)
   for word in words:

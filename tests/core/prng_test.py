@@ -1,4 +1,5 @@
 """sr4/core/prng.py: a key is a function of (root, name, step)."""
+
 import jax
 import numpy as np
 
@@ -14,14 +15,19 @@ def _data(*args):
 def test_equal_arguments_give_equal_keys():
   assert _data(ROOT, 'noise', 3) == _data(jax.random.key(7), 'noise', 3)
   assert _data(ROOT, 'noise') == _data(ROOT, 'noise', 0)
-  assert _data(ROOT, 'noise', 3) == tuple(np.asarray(jax.random.key_data(
-      jax.jit(lambda step: prng.named(ROOT, 'noise', step))(3))))
+  assert _data(ROOT, 'noise', 3) == tuple(
+    np.asarray(jax.random.key_data(jax.jit(lambda step: prng.named(ROOT, 'noise', step))(3)))
+  )
 
 
 def test_name_step_and_root_each_make_another_key():
   roots = [ROOT, jax.random.key(8)]
-  keys = [_data(root, name, step) for root in roots for name in ('noise', 'time', 'Noise', '')
-          for step in range(50)]
+  keys = [
+    _data(root, name, step)
+    for root in roots
+    for name in ('noise', 'time', 'Noise', '')
+    for step in range(50)
+  ]
   assert len(set(keys)) == len(keys) == 400
 
 

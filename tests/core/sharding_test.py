@@ -1,4 +1,5 @@
 """sr4/core/sharding.py: meshes, and what the helpers say of layouts."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,27 +9,33 @@ from sr4.core import sharding
 from sr4.core.sharding import P
 
 
-@pytest.mark.parametrize('sizes, shape', [
+@pytest.mark.parametrize(
+  'sizes, shape',
+  [
     ({}, (1, 8, 1, 1)),
     ({'fsdp': -1}, (1, 8, 1, 1)),
     ({'tensor': 2}, (1, 4, 1, 2)),
     ({'data': 2, 'fsdp': -1, 'seq': 2, 'tensor': 2}, (2, 1, 2, 2)),
     ({'fsdp': 1}, (1, 1, 1, 1)),
     ({'fsdp': 2, 'seq': 2}, (1, 2, 2, 1)),
-])
+  ],
+)
 def test_fsdp_takes_what_is_left(sizes, shape):
   mesh = sharding.make_mesh(**sizes)
   assert tuple(mesh.shape.items()) == tuple(zip(sharding.AXES, shape))
   assert set(mesh.axis_types) == {jax.sharding.AxisType.Explicit}
-  assert list(mesh.devices.flat) == jax.devices()[:mesh.size]
+  assert list(mesh.devices.flat) == jax.devices()[: mesh.size]
 
 
-@pytest.mark.parametrize('sizes, words', [
+@pytest.mark.parametrize(
+  'sizes, words',
+  [
     ({'model': 2}, ('model', 'data', 'fsdp', 'seq', 'tensor')),
     ({'tensor': 3}, ("'tensor': 3", '3 devices', 'does not divide', '8')),
     ({'fsdp': 2, 'tensor': 3}, ('6 devices', 'does not divide', '8', 'fsdp')),
     ({'tensor': 16}, ('16 devices', '8')),
-])
+  ],
+)
 def test_mesh_errors_say_sizes_and_devices(sizes, words):
   with pytest.raises(ValueError) as error:
     sharding.make_mesh(**sizes)
@@ -52,7 +59,7 @@ def test_axis_size():
 def test_rows_go_over_data_and_fsdp():
   x = np.arange(12.0).reshape(4, 3)
   with jax.set_mesh(sharding.make_mesh(data=2, fsdp=2, tensor=2)):
-    placed, = sharding.rows((x,))
+    (placed,) = sharding.rows((x,))
     assert jax.typeof(placed).sharding.spec[0] == sharding.DP
     assert {s.data.shape for s in placed.addressable_shards} == {(1, 3)}
     np.testing.assert_array_equal(placed, x)

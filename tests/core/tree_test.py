@@ -1,4 +1,5 @@
 """sr4/core/tree.py: names of a model's leaves, there and back."""
+
 from flax import nnx
 import jax
 import numpy as np
@@ -24,7 +25,11 @@ def _pair():
 
 def test_names_are_dotted_paths():
   assert set(tree.to_flat(_pair())) == {
-      'one.kernel', 'one.bias', 'rest.video.kernel', 'rest.video.bias'}
+    'one.kernel',
+    'one.bias',
+    'rest.video.kernel',
+    'rest.video.bias',
+  }
 
 
 def test_flat_round_trip():
@@ -46,12 +51,15 @@ def test_a_missing_name_is_told():
     tree.from_flat(_pair(), flat)
 
 
-@pytest.mark.parametrize('patterns, names', [
+@pytest.mark.parametrize(
+  'patterns, names',
+  [
     ((r'\.kernel$',), {'one.kernel', 'rest.video.kernel'}),
     ((r'^one\.',), {'one.kernel', 'one.bias'}),
     ((r'video\.bias', r'^one\.k'), {'rest.video.bias', 'one.kernel'}),
     ((), set()),
-])
+  ],
+)
 def test_matching(patterns, names):
   flat = tree.to_flat(tree.matching(_pair(), patterns))
   assert {name for name, match in flat.items() if match} == names

@@ -1,4 +1,5 @@
 """data_pipelines/buckets.py: shares, epochs and hosts, as counts."""
+
 import collections
 import dataclasses
 
@@ -16,22 +17,28 @@ def _bucket(name='a', rows=8, weight=1.0, records=24, size=SIZE):
 
 
 def _schedule(seed=0, cycle=64, **changes):
-  mix = (_bucket('t2i', weight=0.55, records=40), _bucket('t2v', weight=0.4, records=31),
-         _bucket('edit', weight=0.05, records=16, rows=16))
+  mix = (
+    _bucket('t2i', weight=0.55, records=40),
+    _bucket('t2v', weight=0.4, records=31),
+    _bucket('edit', weight=0.05, records=16, rows=16),
+  )
   return buckets.Schedule(seed, changes.pop('buckets', mix), cycle)
 
 
 # Shares.
 
 
-@pytest.mark.parametrize('weights, counts', [
+@pytest.mark.parametrize(
+  'weights, counts',
+  [
     ((0.05, 0.05, 0.05, 0.05, 0.8), (51, 51, 51, 51, 820)),  # 51.2 and 819.2
     ((0.05, 0.95), (51, 973)),
     ((5, 95), (51, 973)),
     ((1, 1, 1), (342, 341, 341)),
     ((0, 1), (0, 1024)),
     ((0.6, 0.2, 0.2), (614, 205, 205)),
-])
+  ],
+)
 def test_shares_by_largest_remainder(weights, counts):
   mix = tuple(_bucket(str(i), weight=w) for i, w in enumerate(weights))
   shares = buckets.Schedule(0, mix).shares
@@ -72,7 +79,7 @@ def test_every_record_once_an_epoch():
   for b, records in _drawn(schedule, range(300)):
     seen[b] += records
   for b, bucket in enumerate(schedule.buckets):
-    epochs = [seen[b][i:i + bucket.records] for i in range(0, len(seen[b]), bucket.records)]
+    epochs = [seen[b][i : i + bucket.records] for i in range(0, len(seen[b]), bucket.records)]
     whole = [e for e in epochs if len(e) == bucket.records]
     assert len(whole) >= 10
     assert all(sorted(e) == list(range(bucket.records)) for e in whole)
@@ -83,8 +90,9 @@ def test_every_record_once_an_epoch():
 def test_few_records(records):
   schedule = _schedule(buckets=(_bucket(records=records),))
   first = [schedule.record(0, draw) for draw in range(records * 4)]
-  assert [sorted(first[i:i + records]) for i in range(0, len(first), records)] == (
-      [list(range(records))] * 4)
+  assert [sorted(first[i : i + records]) for i in range(0, len(first), records)] == (
+    [list(range(records))] * 4
+  )
 
 
 def test_draws_do_not_depend_on_hosts():
@@ -132,11 +140,20 @@ def test_epochs_of_a_run():
 # The name of a schedule.
 
 
-@pytest.mark.parametrize('field, value', [
-    ('name', 'b'), ('rows', 4), ('weight', 2.0), ('records', 25),
-    ('size', dataclasses.replace(SIZE, frames=33)), ('size', dataclasses.replace(SIZE, height=64)),
-    ('size', dataclasses.replace(SIZE, width=64)), ('size', dataclasses.replace(SIZE, fps=8.0)),
-    ('size', dataclasses.replace(SIZE, samples=0))])
+@pytest.mark.parametrize(
+  'field, value',
+  [
+    ('name', 'b'),
+    ('rows', 4),
+    ('weight', 2.0),
+    ('records', 25),
+    ('size', dataclasses.replace(SIZE, frames=33)),
+    ('size', dataclasses.replace(SIZE, height=64)),
+    ('size', dataclasses.replace(SIZE, width=64)),
+    ('size', dataclasses.replace(SIZE, fps=8.0)),
+    ('size', dataclasses.replace(SIZE, samples=0)),
+  ],
+)
 def test_fingerprint_changes_with_any_field_of_a_bucket(field, value):
   one = buckets.Schedule(0, (_bucket(), _bucket('c')))
   other = buckets.Schedule(0, (dataclasses.replace(_bucket(), **{field: value}), _bucket('c')))
@@ -146,19 +163,26 @@ def test_fingerprint_changes_with_any_field_of_a_bucket(field, value):
 
 def test_fingerprint_changes_with_seed_cycle_and_order():
   one = buckets.Schedule(0, (_bucket(), _bucket('c')))
-  others = [buckets.Schedule(1, one.buckets), buckets.Schedule(0, one.buckets, 512),
-            buckets.Schedule(0, one.buckets[::-1]), buckets.Schedule(0, one.buckets[:1])]
+  others = [
+    buckets.Schedule(1, one.buckets),
+    buckets.Schedule(0, one.buckets, 512),
+    buckets.Schedule(0, one.buckets[::-1]),
+    buckets.Schedule(0, one.buckets[:1]),
+  ]
   assert len({s.fingerprint() for s in (one, *others)}) == 5
 
 
 # What is said.
 
 
-@pytest.mark.parametrize('fields, words', [
+@pytest.mark.parametrize(
+  'fields, words',
+  [
     (dict(records=0), ("'a'", 'no records')),
     (dict(rows=0), ("'a'", 'rows=0', 'at least 1')),
     (dict(weight=-0.5), ("'a'", 'weight=-0.5', 'not negative')),
-])
+  ],
+)
 def test_bucket_errors(fields, words):
   with pytest.raises(ValueError) as error:
     _bucket(**fields)

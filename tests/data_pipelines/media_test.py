@@ -1,4 +1,5 @@
 """Media: what is written is read, at the right time; what is broken is told."""
+
 import errno
 import fractions
 import io
@@ -11,7 +12,9 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines import media, real
+from data_pipelines import media
+from data_pipelines import mp4
+from data_pipelines import real
 
 SHAPE = {'height': 48, 'width': 64}
 SOUND = {'sample_rate': 16_000, 'channels': 2}
@@ -34,8 +37,18 @@ def offset(clip: media.Clip) -> float:
   return loud.argmax() / clip.sample_rate - bright.argmax() / clip.fps
 
 
-def mux(form='mp4', late_audio=0.0, late_video=0.0, gop=250, rotation=0, aspect=1,
-        sound=True, flash=60, frames=100, codecs=('libx264', 'aac')) -> bytes:
+def mux(
+  form='mp4',
+  late_audio=0.0,
+  late_video=0.0,
+  gop=250,
+  rotation=0,
+  aspect=1,
+  sound=True,
+  flash=60,
+  frames=100,
+  codecs=('libx264', 'aac'),
+) -> bytes:
   """A foreign file: 25 fps, red left edge, flash and click at one moment of the clock."""
   out, fps, rate = io.BytesIO(), 25, 48_000
   pixels, tone = flash_and_click(frames, fps, rate, flash)
@@ -64,12 +77,20 @@ def mux(form='mp4', late_audio=0.0, late_video=0.0, gop=250, rotation=0, aspect=
   return out.getvalue()
 
 
-@pytest.mark.parametrize('fps, rate, frames, channels', [
-    (16, 16_000, 33, 2), (25, 48_000, 60, 1), (30_000 / 1001, 44_100, 61, 2),
-    (12.5, 22_050, 17, 1), (7, 8_000, 5, 2), (24, 48_000, 2, 2)])
+@pytest.mark.parametrize(
+  'fps, rate, frames, channels',
+  [
+    (16, 16_000, 33, 2),
+    (25, 48_000, 60, 1),
+    (30_000 / 1001, 44_100, 61, 2),
+    (12.5, 22_050, 17, 1),
+    (7, 8_000, 5, 2),
+    (24, 48_000, 2, 2),
+  ],
+)
 def test_written_is_read_in_sync_and_of_exact_length(fps, rate, frames, channels):
   pixels, tone = flash_and_click(frames, fps, rate, frames // 2, channels)
-  data = media.write(None, pixels, fps, tone, rate)
+  data = mp4.write(None, pixels, fps, tone, rate)
   clip = media.read(data, **SHAPE, fps=fps, frames=frames, sample_rate=rate, channels=channels)
   assert clip.frames.shape == (frames, 48, 64, 3) and clip.frames.dtype == np.uint8
   assert clip.samples.shape == (round(frames / fps * rate), channels)
@@ -86,7 +107,7 @@ def test_written_is_read_in_sync_and_of_exact_length(fps, rate, frames, channels
 def test_colours_survive():
   colours = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), np.uint8)
   pixels = colours.repeat(16, 1).repeat(16, 2).repeat(8, 0)
-  data = media.write(None, pixels, 16, crf=8)
+  data = mp4.write(None, pixels, 16, crf=8)
   got = media.read(data, height=64, width=64, fps=16, frames=8, **SOUND).frames
   assert abs(got.astype(int) - pixels)[:, 8::16, 8::16].max() <= 3
   # Tagged BT.709, limited: players do not have to guess.
@@ -99,7 +120,7 @@ def test_colours_survive():
 def test_other_frame_rates_stay_in_sync(source_fps, fps, frames):
   flash = source_fps
   pixels, tone = flash_and_click(source_fps * 3, source_fps, 16_000, flash)
-  data = media.write(None, pixels, source_fps, tone, 16_000)
+  data = mp4.write(None, pixels, source_fps, tone, 16_000)
   clip = media.read(data, **SHAPE, fps=fps, frames=frames, **SOUND)
   assert len(clip.frames) == frames and abs(offset(clip)) < 0.001
   half = media.read(data, **SHAPE, fps=fps, frames=fps, **SOUND, start=0.5)
@@ -116,7 +137,7 @@ def test_streams_that_start_apart_stay_apart(form, late_audio, late_video):
   assert abs(offset(whole)) < 0.002 and abs(offset(sought)) < 0.002
   assert offset(whole) == pytest.approx(offset(sought), abs=0.001)
   if late_audio > late_video and form == 'mp4':
-    assert not whole.samples[:round((late_audio - late_video - 0.05) * 16_000)].any()
+    assert not whole.samples[: round((late_audio - late_video - 0.05) * 16_000)].any()
 
 
 def test_timestamps_rounded_to_milliseconds_do_not_cut_the_sound():
@@ -127,7 +148,7 @@ def test_timestamps_rounded_to_milliseconds_do_not_cut_the_sound():
 
 def test_sound_that_ends_early_is_followed_by_silence():
   tone = np.full((8100, 1), 0.5, np.float32)  # 8100 is not a whole number of AAC frames.
-  data = media.write(None, np.zeros((16, 48, 64, 3), np.uint8), 16, tone, 16_000)
+  data = mp4.write(None, np.zeros((16, 48, 64, 3), np.uint8), 16, tone, 16_000)
   got = media.read(data, **SHAPE, fps=16, frames=16, **SOUND).samples
   assert got.shape == (16_000, 2) and not got[8100:].any() and got[8000:8090].min() > 0.3
 
@@ -165,8 +186,9 @@ def test_no_sound_and_sound_alone(tmp_path):
     media.read(path, **SHAPE, fps=25, frames=1, **SOUND)
 
 
-@pytest.mark.parametrize('rotation, edge', [(90, np.s_[-6:]), (270, np.s_[:6]),
-                                            (180, np.s_[:, -6:])])
+@pytest.mark.parametrize(
+  'rotation, edge', [(90, np.s_[-6:]), (270, np.s_[:6]), (180, np.s_[:, -6:])]
+)
 def test_rotation_is_applied(rotation, edge):
   height, width = (64, 48) if rotation != 180 else (48, 64)
   data = mux(rotation=rotation, frames=5, sound=False)
@@ -181,7 +203,7 @@ def test_aspect_is_kept_and_the_centre_cropped():
     assert abs((frame[24, :, 0] > 128).sum() - red) <= 1
   pixels = np.zeros((2, 64, 128, 3), np.uint8)
   pixels[:, :, 32:96] = 255
-  crop = media.read(media.write(None, pixels, 8), height=32, width=32, fps=8, frames=2, **SOUND)
+  crop = media.read(mp4.write(None, pixels, 8), height=32, width=32, fps=8, frames=2, **SOUND)
   assert crop.frames[:, :, 1:-1].min() > 235
 
 
@@ -207,15 +229,23 @@ def test_shorter_than_asked_or_cut_off():
   with pytest.raises(media.MediaError, match='ends'):
     media.read(data, **SHAPE, fps=25, frames=10, **SOUND, start=9)
   noise = np.random.default_rng(0).integers(0, 256, (48, 48, 64, 3), np.uint8)
-  data = media.write(None, noise, 16)
-  assert len(media.read(data[:len(data) // 2], **SHAPE, fps=16, frames=12, **SOUND).frames) == 12
+  data = mp4.write(None, noise, 16)
+  assert len(media.read(data[: len(data) // 2], **SHAPE, fps=16, frames=12, **SOUND).frames) == 12
   with pytest.raises(media.MediaError, match='ends'):
-    media.read(data[:len(data) // 2], **SHAPE, fps=16, frames=48, **SOUND)
+    media.read(data[: len(data) // 2], **SHAPE, fps=16, frames=48, **SOUND)
 
 
-@pytest.mark.parametrize('data', [
-    b'', b'words, words, words ' * 99, bytes(5000), mux(sound=False)[:-500],
-    b'#EXTM3U\n#EXTINF:10,\nfile:///etc/hostname\n', b"ffconcat version 1.0\nfile '/etc/passwd'\n"])
+@pytest.mark.parametrize(
+  'data',
+  [
+    b'',
+    b'words, words, words ' * 99,
+    bytes(5000),
+    mux(sound=False)[:-500],
+    b'#EXTM3U\n#EXTINF:10,\nfile:///etc/hostname\n',
+    b"ffconcat version 1.0\nfile '/etc/passwd'\n",
+  ],
+)
 def test_what_is_no_media_says_so(data, tmp_path):
   path = tmp_path / 'x%03d.mp4'
   path.write_bytes(data)
@@ -241,14 +271,14 @@ def damaged(data: bytes, kind: str, every: int) -> bytes:
   broken = bytearray(data)
   with av.open(io.BytesIO(data)) as container:
     packets = [p for p in container.demux(**{kind: 0}) if p.size]
-  for p in packets[every // 2::every]:
-    broken[p.pos + 2:p.pos + p.size] = b'\xff' * (p.size - 2)
+  for p in packets[every // 2 :: every]:
+    broken[p.pos + 2 : p.pos + p.size] = b'\xff' * (p.size - 2)
   return bytes(broken)
 
 
 def test_a_few_broken_packets_are_left_out_and_many_are_an_error():
   noise = np.random.default_rng(0).integers(0, 256, (100, 48, 64, 3), np.uint8)
-  data = media.write(None, noise, 25, np.full((64_000, 1), 0.1, np.float32), 16_000, gop=1)
+  data = mp4.write(None, noise, 25, np.full((64_000, 1), 0.1, np.float32), 16_000, gop=1)
   ask = {**SHAPE, 'fps': 25, 'frames': 100, **SOUND}
   want, got = media.read(data, **ask), media.read(damaged(data, 'video', 50), **ask)
   same = (want.frames == got.frames).all((1, 2, 3))
@@ -261,9 +291,10 @@ def test_a_few_broken_packets_are_left_out_and_many_are_an_error():
 
 def test_damage_is_not_painted_over():
   t, h, w = np.ogrid[:100, :48, :64]
-  moving = np.stack([(4 * w + 3 * t + 0 * h) % 256, (5 * h + 2 * t + 0 * w) % 256,
-                     (3 * w + 3 * h + t) % 256], -1).astype(np.uint8)
-  data = media.write(None, moving, 25, gop=25)
+  moving = np.stack(
+    [(4 * w + 3 * t + 0 * h) % 256, (5 * h + 2 * t + 0 * w) % 256, (3 * w + 3 * h + t) % 256], -1
+  ).astype(np.uint8)
+  data = mp4.write(None, moving, 25, gop=25)
   broken = bytearray(data)
   with av.open(io.BytesIO(data)) as container:
     packets = [p for p in container.demux(video=0) if p.size]
@@ -277,8 +308,10 @@ def test_damage_is_not_painted_over():
 def test_limits_are_checked_before_decoding(monkeypatch):
   data = mux(sound=False)
   monkeypatch.setattr(media, '_pour', lambda *a: pytest.fail('decoded'))
-  for limits, what in ((media.Limits(max_pixels=1000), '64x48 is 3072 pixels, the limit is 1000'),
-                       (media.Limits(max_seconds=2), '4 s long, the limit is 2 s')):
+  for limits, what in (
+    (media.Limits(max_pixels=1000), '64x48 is 3072 pixels, the limit is 1000'),
+    (media.Limits(max_seconds=2), '4 s long, the limit is 2 s'),
+  ):
     with pytest.raises(media.MediaError, match=what):
       media.read(data, **SHAPE, fps=25, frames=1, **SOUND, limits=limits)
 
@@ -286,12 +319,12 @@ def test_limits_are_checked_before_decoding(monkeypatch):
 def test_the_same_input_gives_the_same_bytes(tmp_path):
   pixels, tone = flash_and_click(33, 25, 48_000, 22, height=64, width=96)
   ask, notes = (pixels, 25, tone, 48_000), {'comment': 'ours', 'step': '7'}
-  first = media.write(None, *ask, metadata=notes)
+  first = mp4.write(None, *ask, metadata=notes)
   # Without x264's cpu-independent one in three differs, depending on what lies where in memory.
   for i in range(24):
     elsewhere = [np.ones(997 * (i + k) ** 2) for k in range(i)]
-    assert media.write(None, *ask, metadata=notes) == first, len(elsewhere)
-  media.write(tmp_path / 'a.mp4', *ask, metadata=notes)
+    assert mp4.write(None, *ask, metadata=notes) == first, len(elsewhere)
+  mp4.write(tmp_path / 'a.mp4', *ask, metadata=notes)
   assert (tmp_path / 'a.mp4').read_bytes() == first and os.listdir(tmp_path) == ['a.mp4']
   with av.open(str(tmp_path / 'a.mp4')) as container:
     assert notes.items() <= container.metadata.items()
@@ -299,13 +332,15 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
 
 
 def test_gop_sets_the_key_frames():
-  data = media.write(None, flash_and_click(40, 16, 16_000, 30)[0], 16, gop=10)
+  data = mp4.write(None, flash_and_click(40, 16, 16_000, 30)[0], 16, gop=10)
   with av.open(io.BytesIO(data)) as container:
     keys = [p.is_keyframe for p in container.demux(video=0) if p.size]
   assert all(keys[i] for i in (0, 10, 20)) and sum(keys) <= 6
 
 
-@pytest.mark.parametrize('frames, arguments, what', [
+@pytest.mark.parametrize(
+  'frames, arguments, what',
+  [
     (np.zeros((2, 47, 64, 3), np.uint8), {}, '47x64.*even sizes.*48x64'),
     (np.zeros((2, 48, 64, 3), np.float32), {}, 'frames are float32'),
     (np.zeros((0, 48, 64, 3), np.uint8), {}, 'frames are'),
@@ -313,17 +348,29 @@ def test_gop_sets_the_key_frames():
     (np.zeros((2, 48, 64, 3), np.uint8), {'samples': np.zeros(9)}, r'samples are float64 \[9\]'),
     (np.zeros((2, 48, 64, 3), np.uint8), {'samples': np.full((9, 1), np.nan)}, 'NaN'),
     (np.zeros((2, 48, 64, 3), np.uint8), {'samples': np.zeros((9, 3))}, r'\[9, 3\]'),
-    (np.zeros((2, 48, 64, 3), np.uint8),
-     {'samples': np.zeros((9, 1)), 'sample_rate': 12_345}, 'sample_rate is 12345')])
+    (
+      np.zeros((2, 48, 64, 3), np.uint8),
+      {'samples': np.zeros((9, 1)), 'sample_rate': 12_345},
+      'sample_rate is 12345',
+    ),
+  ],
+)
 def test_what_cannot_be_written_says_so(frames, arguments, what):
   with pytest.raises(ValueError, match=what):
-    media.write(None, frames, **({'fps': 16, 'sample_rate': 16_000} | arguments))
+    mp4.write(None, frames, **({'fps': 16, 'sample_rate': 16_000} | arguments))
 
 
-@pytest.mark.parametrize('name, value, what', [
-    ('fps', 0, 'fps is 0'), ('frames', 0, 'frames is 0'), ('channels', 6, 'channels is 6'),
-    ('start', -1, 'start is -1'), ('height', 0, 'height is 0'),
-    ('fps', float('nan'), 'fps is nan')])
+@pytest.mark.parametrize(
+  'name, value, what',
+  [
+    ('fps', 0, 'fps is 0'),
+    ('frames', 0, 'frames is 0'),
+    ('channels', 6, 'channels is 6'),
+    ('start', -1, 'start is -1'),
+    ('height', 0, 'height is 0'),
+    ('fps', float('nan'), 'fps is nan'),
+  ],
+)
 def test_what_cannot_be_asked_says_so(name, value, what):
   with pytest.raises(ValueError, match=what):
     media.read(b'', **({**SHAPE, 'fps': 25, 'frames': 1, **SOUND} | {name: value}))
@@ -332,7 +379,7 @@ def test_what_cannot_be_asked_says_so(name, value, what):
 def test_unwritable_places_name_the_path_and_leave_nothing(tmp_path):
   pixels = np.zeros((2, 48, 64, 3), np.uint8)
   with pytest.raises(FileNotFoundError, match='none/a.mp4') as e:
-    media.write(tmp_path / 'none' / 'a.mp4', pixels, 16)
+    mp4.write(tmp_path / 'none' / 'a.mp4', pixels, 16)
   assert e.value.errno == errno.ENOENT
   with pytest.raises(FileNotFoundError, match='gone.mp4'):
     media.probe(tmp_path / 'gone.mp4')
@@ -341,25 +388,28 @@ def test_unwritable_places_name_the_path_and_leave_nothing(tmp_path):
   assert not os.listdir(tmp_path)
 
 
-FULL = '''
+FULL = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # The write then fails with EFBIG.
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 import numpy as np
 from data_pipelines import media
+from data_pipelines import mp4
+from data_pipelines import mp4
 noise = np.random.default_rng(0).integers(0, 256, (16, 48, 64, 3), np.uint8)
 try:
-  media.write(sys.argv[1], noise, 16)
+  mp4.write(sys.argv[1], noise, 16)
 except OSError as e:
   print(type(e).__name__, e.errno, e.filename)
-'''
+"""
 
 
 def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path):
   path = tmp_path / 'a.mp4'
   path.write_bytes(b'before')
-  done = subprocess.run([sys.executable, '-c', FULL, str(path)], capture_output=True, text=True,
-                        check=True)
+  done = subprocess.run(
+    [sys.executable, '-c', FULL, str(path)], capture_output=True, text=True, check=True
+  )
   assert done.stdout.split() == ['OSError', str(errno.EFBIG), str(path)]
   assert os.listdir(tmp_path) == ['a.mp4'] and path.read_bytes() == b'before'
   assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 2000

@@ -1,4 +1,5 @@
 """The real clips: checked when they come, one line when they do not."""
+
 import subprocess
 
 import pytest

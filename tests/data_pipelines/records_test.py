@@ -1,4 +1,5 @@
 """Records: what goes in comes out, damage is told, and a command that fails leaves nothing."""
+
 import concurrent.futures
 import dataclasses
 import errno
@@ -11,7 +12,11 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipelines import media, real, records
+from data_pipelines import ingest
+from data_pipelines import media
+from data_pipelines import mp4
+from data_pipelines import real
+from data_pipelines import records
 
 
 def record(i=0, frames=9, fps=16.0, sound=True, video=True, rate=16_000):
@@ -20,8 +25,14 @@ def record(i=0, frames=9, fps=16.0, sound=True, video=True, rate=16_000):
   x = x.astype(np.uint8)
   n = round(frames / fps * rate)
   s = (0.3 * np.sin(np.arange(n)[:, None] * [0.05, 0.07 + i / 100])).astype(np.float32)
-  return records.Record(f'clip-{i}', x if video else None, fps, s if sound else None, rate,
-                        {'caption': f'a “{i}” ✓', 'long': 'b'})
+  return records.Record(
+    f'clip-{i}',
+    x if video else None,
+    fps,
+    s if sound else None,
+    rate,
+    {'caption': f'a “{i}” ✓', 'long': 'b'},
+  )
 
 
 def same(a, b, pixels=0, level=1 / 32768):
@@ -35,8 +46,10 @@ def same(a, b, pixels=0, level=1 / 32768):
     assert abs(a.samples - b.samples).mean() <= level
 
 
-@pytest.mark.parametrize('kind', [{}, {'sound': False}, {'video': False}, {'frames': 1},
-                                  {'fps': 30_000 / 1001, 'rate': 44_100}])
+@pytest.mark.parametrize(
+  'kind',
+  [{}, {'sound': False}, {'video': False}, {'frames': 1}, {'fps': 30_000 / 1001, 'rate': 44_100}],
+)
 @pytest.mark.parametrize('codec, loss', [('raw', (0, 1 / 32768)), ('mp4', (2, 0.02))])
 def test_bytes_give_the_record_back(kind, codec, loss):
   want = record(**kind)
@@ -53,8 +66,9 @@ def test_raw_sound_is_exact():
   np.testing.assert_array_equal(records.to_int16(loud)[:, 0], [32767, 32767, -32768, -32768])
 
 
-@pytest.mark.parametrize('samples', [None, np.zeros((9000, 2), np.float32),
-                                     np.full((9000, 2), 1e-6, np.float32)])
+@pytest.mark.parametrize(
+  'samples', [None, np.zeros((9000, 2), np.float32), np.full((9000, 2), 1e-6, np.float32)]
+)
 def test_a_silent_clip_has_no_audio(samples):
   got = records.from_bytes(records.to_bytes(dataclasses.replace(record(), samples=samples)))
   assert got.samples is None and not got.has_audio and got.has_video
@@ -73,13 +87,19 @@ def test_any_flipped_byte_is_found(codec):
       records.from_bytes(data[:cut])
 
 
-@pytest.mark.parametrize('change, codec, what', [
-    ({}, 'avi', "codec is 'avi'"), ({'frames': None, 'samples': None}, 'raw', 'neither'),
+@pytest.mark.parametrize(
+  'change, codec, what',
+  [
+    ({}, 'avi', "codec is 'avi'"),
+    ({'frames': None, 'samples': None}, 'raw', 'neither'),
     ({'frames': np.zeros((2, 4, 4, 3))}, 'raw', 'frames are float64'),
     ({'samples': np.zeros(4)}, 'raw', r'samples are float64 \[4\]'),
-    ({'samples': np.full((4, 1), np.inf)}, 'raw', 'finite'), ({'fps': 0.0}, 'raw', 'fps 0.0'),
+    ({'samples': np.full((4, 1), np.inf)}, 'raw', 'finite'),
+    ({'fps': 0.0}, 'raw', 'fps 0.0'),
     ({'sample_rate': 0}, 'raw', 'sample_rate 0'),
-    ({'samples': np.ones((4, 1))}, 'mp4', 'gives back round')])
+    ({'samples': np.ones((4, 1))}, 'mp4', 'gives back round'),
+  ],
+)
 def test_what_is_no_record_says_so(change, codec, what):
   with pytest.raises(records.RecordError, match=what):
     records.to_bytes(dataclasses.replace(record(), **change), codec)
@@ -152,11 +172,13 @@ def test_our_checksum_guards_where_the_shards_does_not(written, tmp_path):
   folder, _ = copy(written, tmp_path)
   source = records.Source(folder)
   reader = source._reader(0)
+
   class Flips:
     def read(self, k):
       data = bytearray(reader.read(k)[0])
       data[-1] ^= 1
       return [bytes(data)]
+
   source._readers[0] = Flips()
   with pytest.raises(records.RecordError, match=r'part-00000-of-.*index 2\): the checksum'):
     source[2]
@@ -165,10 +187,12 @@ def test_our_checksum_guards_where_the_shards_does_not(written, tmp_path):
 def test_damaged_directories_say_what_is_wrong(written, tmp_path):
   folder, manifest = copy(written, tmp_path)
   path = folder / 'manifest.json'
+
   def broken(what, **change):
     path.write_text(json.dumps(manifest | change))
     with pytest.raises(records.RecordError, match=what):
       records.Source(folder)
+
   broken('count is 22, but its shards hold 23', count=22)
   broken('schema version 7, this program reads 1', schema=7)
   broken('damaged', shards=5)
@@ -176,8 +200,11 @@ def test_damaged_directories_say_what_is_wrong(written, tmp_path):
   shards = manifest['shards']
   broken('bytes, the manifest says 5', shards=[shards[0] | {'bytes': 5}, *shards[1:]])
   broken('missing', shards=[shards[0] | {'name': 'x'}, *shards[1:]])
-  moved = [shards[0] | {'count': shards[0]['count'] + 1},
-           shards[1] | {'count': shards[1]['count'] - 1}, *shards[2:]]
+  moved = [
+    shards[0] | {'count': shards[0]['count'] + 1},
+    shards[1] | {'count': shards[1]['count'] - 1},
+    *shards[2:],
+  ]
   path.write_text(json.dumps(manifest | {'shards': moved}))
   with pytest.raises(records.RecordError, match='it holds'):
     records.Source(folder)[0]
@@ -195,6 +222,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
   def failing():
     yield from (record(i) for i in range(5))
     raise KeyError('stop')
+
   with pytest.raises(KeyError):
     records.write(tmp_path / 'a', failing(), shard_size=10)
   with pytest.raises(records.RecordError, match='no record'):
@@ -207,7 +235,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
   assert records.write(tmp_path / 'a', [record()]).count == 1  # An empty folder may be filled.
 
 
-KILLED = '''
+KILLED = """
 import os, signal, sys
 from data_pipelines import records
 from tests.data_pipelines import records_test
@@ -215,13 +243,13 @@ def clips():
   yield from (records_test.record(i) for i in range(4))
   os.kill(os.getpid(), signal.SIGKILL)
 records.write(sys.argv[1], clips(), shard_size=10)
-'''
+"""
 
 
 def test_a_killed_write_is_not_taken_for_a_complete_one(tmp_path):
   done = subprocess.run([sys.executable, '-c', KILLED, str(tmp_path / 'a')], check=False)
   assert done.returncode == -9
-  left, = os.listdir(tmp_path)
+  (left,) = os.listdir(tmp_path)
   assert left.startswith('.a.partial-')
   for folder in (tmp_path / 'a', tmp_path / left):
     with pytest.raises(records.RecordError):
@@ -229,7 +257,7 @@ def test_a_killed_write_is_not_taken_for_a_complete_one(tmp_path):
   assert records.write(tmp_path / 'a', [record()]).count == 1
 
 
-FULL = '''
+FULL = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -239,12 +267,13 @@ try:
   records.write(sys.argv[1], (records_test.record(i, 60) for i in range(9)))
 except OSError as e:
   print(e.errno, e.filename)
-'''
+"""
 
 
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path):
-  done = subprocess.run([sys.executable, '-c', FULL, str(tmp_path / 'a')], check=True,
-                        capture_output=True, text=True)
+  done = subprocess.run(
+    [sys.executable, '-c', FULL, str(tmp_path / 'a')], check=True, capture_output=True, text=True
+  )
   assert done.stdout.split() == [str(errno.EIO), str(tmp_path / 'a')]
   assert not os.listdir(tmp_path)
 
@@ -262,7 +291,7 @@ def test_a_small_disk_that_is_really_full(tmp_path):
     assert e.value.errno == errno.ENOSPC and not os.listdir(disk)
     noise = np.random.default_rng(0).integers(0, 256, (60, 64, 64, 3), np.uint8)
     with pytest.raises(OSError, match='disk/a.mp4') as e:
-      media.write(disk / 'a.mp4', noise, 16, crf=4)
+      mp4.write(disk / 'a.mp4', noise, 16, crf=4)
     assert e.value.errno == errno.ENOSPC and not os.listdir(disk)
   finally:
     subprocess.run(['umount', str(disk)], check=True)
@@ -276,12 +305,16 @@ def clip(path, seconds=2.0, fps=20, sound=True, level=0.3):
   frames = np.zeros((n, 32, 48, 3), np.uint8)
   frames += (np.arange(n) * 255 // n).astype(np.uint8)[:, None, None, None]
   tone = level * np.sin(np.arange(media.audio_length(n, fps, 16_000)) / 9)
-  media.write(path, frames, fps, tone[:, None] if sound else None, 16_000 if sound else None)
+  mp4.write(path, frames, fps, tone[:, None] if sound else None, 16_000 if sound else None)
 
 
 def command(*args):
-  done = subprocess.run([sys.executable, '-m', 'data_pipelines.records', *map(str, args)],
-                        capture_output=True, text=True, check=False)
+  done = subprocess.run(
+    [sys.executable, '-m', 'data_pipelines.ingest', *map(str, args)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert 'Traceback' not in done.stderr
   return done
 
@@ -303,15 +336,25 @@ def test_command_on_a_folder(tmp_path, codec):
   done = command('--media', folder, '--out', out, *SMALL, '--codec', codec, '--caption', 'other')
   assert done.returncode == 0, done.stderr
   source = records.Source(out)
-  assert [r.id for r in source] == ['a.mp4#0000', 'a.mp4#0001', 'a.mp4#0002',
-                                    'sub/mute.mp4#0000', 'zeros.mp4#0000']
+  assert [r.id for r in source] == [
+    'a.mp4#0000',
+    'a.mp4#0001',
+    'a.mp4#0002',
+    'sub/mute.mp4#0000',
+    'zeros.mp4#0000',
+  ]
   assert [r.has_audio for r in source] == [True] * 3 + [False] * 2
   assert [r.captions['caption'] for r in source] == ['a ramp'] * 3 + ['other'] * 2
   assert source[1].frames.shape == (8, 16, 24, 3) and source[1].samples.shape == (16_000, 2)
   assert source[0].frames.mean() < source[1].frames.mean() < source[2].frames.mean()
-  for line in ('files                          5', 'clips                          5',
-               'clips with sound               3', 'skipped                        2',
-               '1 broken, 1 too short', 'seconds                     5.00'):
+  for line in (
+    'files                          5',
+    'clips                          5',
+    'clips with sound               3',
+    'skipped                        2',
+    '1 broken, 1 too short',
+    'seconds                     5.00',
+  ):
     assert line in done.stdout
   assert 'skipped (broken): cut.mp4' in done.stderr
 
@@ -322,15 +365,19 @@ def test_command_on_metadata(tmp_path, form):
   folder.mkdir()
   clip(folder / 'a.mp4', 1, sound=False)
   clip(folder / 'b.mp4', 2.2, level=0.9)
-  rows = [{'video': 'a.mp4', 'audio': 'b.mp4', 'caption': 'with sound', 'video_mask': 'm'},
-          {'video': 'a.mp4', 'audio': '', 'caption': 'again, without', 'video_mask': ''},
-          {'video': '', 'audio': 'b.mp4', 'caption': 'sound alone', 'video_mask': ''},
-          {'video': 'none.mp4', 'audio': '', 'caption': 'gone', 'video_mask': ''},
-          {'video': 'a.mp4', 'audio': '', 'caption': '', 'video_mask': ''}]
+  rows = [
+    {'video': 'a.mp4', 'audio': 'b.mp4', 'caption': 'with sound', 'video_mask': 'm'},
+    {'video': 'a.mp4', 'audio': '', 'caption': 'again, without', 'video_mask': ''},
+    {'video': '', 'audio': 'b.mp4', 'caption': 'sound alone', 'video_mask': ''},
+    {'video': 'none.mp4', 'audio': '', 'caption': 'gone', 'video_mask': ''},
+    {'video': 'a.mp4', 'audio': '', 'caption': '', 'video_mask': ''},
+  ]
   path = folder / f'metadata.{form}'
   if form == 'csv':
-    path.write_text('video,audio,caption,video_mask,mood\n' + ''.join(
-        f'{r["video"]},{r["audio"]},"{r["caption"]}",{r["video_mask"]},x\n' for r in rows))
+    path.write_text(
+      'video,audio,caption,video_mask,mood\n'
+      + ''.join(f'{r["video"]},{r["audio"]},"{r["caption"]}",{r["video_mask"]},x\n' for r in rows)
+    )
   else:
     rows = [r | {'mood': 'x'} for r in rows]
     path.write_text(json.dumps(rows) if form == 'json' else '\n'.join(map(json.dumps, rows)))
@@ -338,8 +385,11 @@ def test_command_on_metadata(tmp_path, form):
   assert done.returncode == 0, done.stderr
   source = records.Source(tmp_path / 'out')
   assert [(r.id, r.has_video, r.has_audio) for r in source] == [
-      ('a.mp4#0000', True, True), ('a.mp4~2#0000', True, False),
-      ('b.mp4#0000', False, True), ('b.mp4#0001', False, True)]
+    ('a.mp4#0000', True, True),
+    ('a.mp4~2#0000', True, False),
+    ('b.mp4#0000', False, True),
+    ('b.mp4#0001', False, True),
+  ]
   assert source[1].captions == {'caption': 'again, without'}
   assert abs(source[2].samples - source[3].samples).max() > 0.1  # The next second of it.
   assert 'video_mask: ignored by this command' in done.stdout
@@ -350,21 +400,28 @@ def test_command_on_metadata(tmp_path, form):
 def test_stride_overlaps(tmp_path):
   (tmp_path / 'in').mkdir()
   clip(tmp_path / 'in' / 'a.mp4', 2)
-  done = command('--media', tmp_path / 'in', '--out', tmp_path / 'out', *SMALL, '--stride', 0.25,
-                 '--caption', '')
+  done = command(
+    '--media', tmp_path / 'in', '--out', tmp_path / 'out', *SMALL, '--stride', 0.25, '--caption', ''
+  )
   assert done.returncode == 0 and len(records.Source(tmp_path / 'out')) == 5
 
 
-@pytest.mark.parametrize('files, what', [
-    (None, 'no such file or folder'), ({}, 'holds no media'), ({'a.mp4': 'x'}, 'a.txt beside it'),
+@pytest.mark.parametrize(
+  'files, what',
+  [
+    (None, 'no such file or folder'),
+    ({}, 'holds no media'),
+    ({'a.mp4': 'x'}, 'a.txt beside it'),
     ({'metadata.csv': 'video,captions\na,b\n'}, "Did you mean 'captions'"),
-    ({'metadata.csv': 'path,caption\na,b\n'}, "has the columns path, caption; at least one of"),
+    ({'metadata.csv': 'path,caption\na,b\n'}, 'has the columns path, caption; at least one of'),
     ({'metadata.csv': 'vidoe,caption\na,b\n'}, "Did you mean 'vidoe'"),
     ({'metadata.csv': 'video,caption\n'}, 'has no rows'),
     ({'metadata.json': '[{"video": 1'}, 'not readable as json'),
     ({'metadata.json': '{"video": "a"}'}, 'a list of objects'),
     ({'metadata.csv': 'video\n', 'metadata.json': '[]'}, 'give one to --media'),
-    ({'a.mp4': 'x', 'a.txt': 'x'}, 'Skipped: 1 broken')])
+    ({'a.mp4': 'x', 'a.txt': 'x'}, 'Skipped: 1 broken'),
+  ],
+)
 def test_wrong_input_is_one_line(tmp_path, capsys, files, what):
   folder = tmp_path / 'in'
   if files is not None:
@@ -372,25 +429,32 @@ def test_wrong_input_is_one_line(tmp_path, capsys, files, what):
     for name, text in files.items():
       (folder / name).write_text(text)
   with pytest.raises(SystemExit) as e:
-    records.main(['--media', str(folder), '--out', str(tmp_path / 'out')])
+    ingest.main(['--media', str(folder), '--out', str(tmp_path / 'out')])
   text = str(e.value.code)
   assert text.startswith('error: ') and '\n' not in text and what in text
   assert not (tmp_path / 'out').exists() and 'Traceback' not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('args, what', [
-    (('--frames', '0'), '--frames is 0'), (('--stride', '-1'), '--stride is -1'),
-    (('--codec', 'mp4', '--height', '63'), 'even sizes, not 63x64')])
+@pytest.mark.parametrize(
+  'args, what',
+  [
+    (('--frames', '0'), '--frames is 0'),
+    (('--stride', '-1'), '--stride is -1'),
+    (('--codec', 'mp4', '--height', '63'), 'even sizes, not 63x64'),
+  ],
+)
 def test_wrong_arguments(capsys, args, what):
   with pytest.raises(SystemExit, match='2'):
-    records.main(['--media', 'x', '--out', 'y', *args])
+    ingest.main(['--media', 'x', '--out', 'y', *args])
   assert what in capsys.readouterr().err
 
 
 def test_help_loads_no_media_library():
-  code = ('import sys; from data_pipelines import records\n'
-          'try: records.main(["--help"])\n'
-          'except SystemExit: print(sorted({"av", "soxr", "jax", "grain"} & set(sys.modules)))')
+  code = (
+    'import sys; from data_pipelines import ingest\n'
+    'try: ingest.main(["--help"])\n'
+    'except SystemExit: print(sorted({"av", "soxr", "jax", "grain"} & set(sys.modules)))'
+  )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert done.stdout.splitlines()[-1] == '[]'
 
@@ -400,7 +464,7 @@ def test_real_clips(tmp_path_factory, tmp_path):
   folder = tmp_path_factory.getbasetemp().parent / 'sr4_real_media'
   if not real.fetch(folder):
     pytest.skip('the real clips cannot be fetched here')
-  records.main(['--media', str(folder), '--out', str(tmp_path / 'out'), '--codec', 'mp4'])
+  ingest.main(['--media', str(folder), '--out', str(tmp_path / 'out'), '--codec', 'mp4'])
   source = records.Source(tmp_path / 'out')
   assert len(source) == 8 and source.manifest.audio == 2
   assert source[0].captions['caption'].startswith('A fat grey cartoon rabbit')

@@ -1,7 +1,9 @@
 """SR4-World tells the truth: what its ground truth says can be measured in pixels and samples."""
+
 import dataclasses
 import itertools
 import re
+
 import numpy as np
 import pytest
 
@@ -18,9 +20,12 @@ MUTE = world.Config.simple(talker=1, speeds=(0, 0), fps=50, frames=100, channels
 
 def same(one: world.Sample, other: world.Sample) -> bool:
   return (
-      np.array_equal(one.frames, other.frames) and np.array_equal(one.samples, other.samples)
-      and one.captions == other.captions and one.truth.contacts == other.truth.contacts
-      and np.array_equal(one.truth.tracks, other.truth.tracks, equal_nan=True))
+    np.array_equal(one.frames, other.frames)
+    and np.array_equal(one.samples, other.samples)
+    and one.captions == other.captions
+    and one.truth.contacts == other.truth.contacts
+    and np.array_equal(one.truth.tracks, other.truth.tracks, equal_nan=True)
+  )
 
 
 def test_a_sample_is_a_function_of_seed_and_index():
@@ -138,7 +143,8 @@ def test_pitch_tells_the_shape_and_overtones_the_colour():
 
 def test_louder_when_faster():
   slow, fast = (
-      world.World(dataclasses.replace(SIMPLE, speeds=(v, v)))[0].samples for v in (0.3, 1.4))
+    world.World(dataclasses.replace(SIMPLE, speeds=(v, v)))[0].samples for v in (0.3, 1.4)
+  )
   assert np.abs(fast).max() > 1.5 * np.abs(slow).max()
 
 
@@ -181,8 +187,9 @@ def test_nothing_overlaps_and_nothing_speeds_up():
   for (p, one), (q, other) in itertools.combinations(zip(places, truth.objects), 2):
     assert np.linalg.norm(p - q, axis=-1).min() > one.radius + other.radius - 1e-9
   energy = sum(
-      one.radius**2 * (np.diff(one.path, axis=0) ** 2).sum(1) / np.diff(one.knots) ** 2
-      for one in truth.objects)
+    one.radius**2 * (np.diff(one.path, axis=0) ** 2).sum(1) / np.diff(one.knots) ** 2
+    for one in truth.objects
+  )
   np.testing.assert_allclose(energy, energy[0], rtol=1e-3)
   assert {contact.kind for contact in truth.contacts} == {'wall', 'object', 'face'}
 
@@ -206,8 +213,10 @@ def test_captions_name_what_is_there(index):
   assert ('sings' in captions['short']) == bool(inside['singing'])
   assert bool(inside['bgm']) == (truth.music is not None)
   rung = {truth.objects[i].name for contact in truth.contacts for i in contact.objects}
-  assert all((f'chime of the {thing.name} ' in inside['sfx']) == (thing.name in rung)
-             for thing in truth.objects)
+  assert all(
+    (f'chime of the {thing.name} ' in inside['sfx']) == (thing.name in rung)
+    for thing in truth.objects
+  )
   assert '<' not in captions['long']
 
 
@@ -296,14 +305,15 @@ def test_cuts_change_the_whole_picture():
   for shot, row in enumerate(shown):
     assert sample.truth.objects[shot].shot == shot
     assert np.flatnonzero(np.diff(row.astype(int)) == 1).tolist() == [
-        first - 1 for first in expected[shot - 1 : shot] if shot]
+      first - 1 for first in expected[shot - 1 : shot] if shot
+    ]
 
 
 def test_the_word_is_written_in_the_picture():
   c = dataclasses.replace(SIMPLE, text=1, objects=(1, 1), frames=1)
   sample = world.World(c, 1)[0]
   ink = (sample.frames[0] == picture._INK).all(-1)
-  word, = sample.truth.words
+  (word,) = sample.truth.words
   assert 0.5 < ink.sum() / (4 * font.bitmap(word).sum()) <= 1  # Two pixels a dot at this size.
 
 
@@ -321,13 +331,29 @@ def test_a_reference_is_the_object_alone():
     w.reference(0, 99)
 
 
-@pytest.mark.parametrize('change', [
-    {'height': 8}, {'width': 0}, {'frames': 0}, {'fps': 0}, {'sample_rate': 100}, {'channels': 3},
-    {'samples': 0}, {'objects': (3, 1)}, {'objects': (0, 2)}, {'objects': (1, 9)},
-    {'sizes': (0.01, 0.1)}, {'sizes': (0.1, 0.5)}, {'speeds': (-1, 1)}, {'talker': 1.5},
-    {'cuts': -0.1}, {'background': 'pink'}])
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'height': 8},
+    {'width': 0},
+    {'frames': 0},
+    {'fps': 0},
+    {'sample_rate': 100},
+    {'channels': 3},
+    {'samples': 0},
+    {'objects': (3, 1)},
+    {'objects': (0, 2)},
+    {'objects': (1, 9)},
+    {'sizes': (0.01, 0.1)},
+    {'sizes': (0.1, 0.5)},
+    {'speeds': (-1, 1)},
+    {'talker': 1.5},
+    {'cuts': -0.1},
+    {'background': 'pink'},
+  ],
+)
 def test_wrong_options_are_explained(change):
-  (name, value), = change.items()
+  ((name, value),) = change.items()
   with pytest.raises(ValueError, match=re.escape(f'{name} is {value!r}')) as error:
     world.Config(**change)
   assert len(str(error.value)) > 40  # The rule and the fix, too.

@@ -1,4 +1,5 @@
 """sr4/flow/conditioning.py: known frames, positions, and conditions taken away."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,27 +12,37 @@ from sr4.core.batch import Size
 from sr4.flow import conditioning
 from sr4.models import codec
 
-CODECS = AV(codec.build_video({'name': 'dct', 'space_factor': 4, 'channels': 12}),
-            codec.build_audio({'name': 'mdct', 'sample_rate': 16000, 'audio_channels': 1,
-                               'hop': 256, 'bands': 64}))
+CODECS = AV(
+  codec.build_video({'name': 'dct', 'space_factor': 4, 'channels': 12}),
+  codec.build_audio(
+    {'name': 'mdct', 'sample_rate': 16000, 'audio_channels': 1, 'hop': 256, 'bands': 64}
+  ),
+)
 SIZE = Size(9, 16, 24, 8.0, 18000)  # 3 x 4 x 6 latents
 PATCH = (1, 2, 2)
 
 
 def _clips(rows=2, known=None, seed=0) -> Clips:
   random = np.random.default_rng(seed)
-  return Clips(random.integers(0, 256, (rows, SIZE.frames, SIZE.height, SIZE.width, 3), np.uint8),
-               random.uniform(-1, 1, (rows, SIZE.samples, 1)).astype(np.float32),
-               known, np.ones((rows, 3, 4), np.float32), np.ones((rows, 3), bool),
-               AV(np.arange(rows) != 1, np.ones(rows, bool)))
+  return Clips(
+    random.integers(0, 256, (rows, SIZE.frames, SIZE.height, SIZE.width, 3), np.uint8),
+    random.uniform(-1, 1, (rows, SIZE.samples, 1)).astype(np.float32),
+    known,
+    np.ones((rows, 3, 4), np.float32),
+    np.ones((rows, 3), bool),
+    AV(np.arange(rows) != 1, np.ones(rows, bool)),
+  )
 
 
 def _encode(clips, size=SIZE):
-  return jax.tree.map(np.asarray, conditioning.encode(
-      CODECS, size, PATCH, jax.tree.map(jnp.asarray, clips)))
+  return jax.tree.map(
+    np.asarray, conditioning.encode(CODECS, size, PATCH, jax.tree.map(jnp.asarray, clips))
+  )
 
 
-@pytest.mark.parametrize('known, latents', [
+@pytest.mark.parametrize(
+  'known, latents',
+  [
     ([0], [1, 0, 0]),  # image to video
     ([0, 1, 2, 3, 4], [1, 1, 0]),  # extension
     ([0, 1, 2, 3], [1, 0, 0]),  # A latent with an unknown frame is not known.
@@ -39,7 +50,8 @@ def _encode(clips, size=SIZE):
     ([8], [0, 0, 0]),
     (range(9), [1, 1, 1]),
     ([], [0, 0, 0]),
-])
+  ],
+)
 def test_known_latents(known, latents):
   frames = jnp.isin(jnp.arange(9), jnp.asarray(list(known), jnp.int32))[None]
   np.testing.assert_array_equal(conditioning.known_latents(frames, 4)[0], np.array(latents, bool))
@@ -55,7 +67,7 @@ def test_pixels_round_trip():
 
 def test_nothing_known_is_black_and_not_zero():
   """T2V: M is 0 and I is the latent of black frames."""
-  segment, = _encode(_clips()).cond.segments.video
+  (segment,) = _encode(_clips()).cond.segments.video
   black = np.asarray(CODECS.video.black(9, 16, 24))
   assert np.std(black) > 0.1
   np.testing.assert_array_equal(segment.known, np.broadcast_to(black, (2, *black.shape)))
@@ -69,8 +81,8 @@ def test_known_frames_are_shown_and_nothing_else(relative):
   known[0, :5], known[1, 0] = True, True
   clips = _clips(known=known)
   batch = _encode(clips)
-  segment, = batch.cond.segments.video
-  latents, = batch.latents.video
+  (segment,) = batch.cond.segments.video
+  (latents,) = batch.latents.video
   black = np.asarray(CODECS.video.black(9, 16, 24))
   for row, count in ((0, 2), (1, 1)):
     np.testing.assert_array_equal(segment.mask[row, :, 0, 0, 0], np.arange(3) < count)
@@ -79,10 +91,37 @@ def test_known_frames_are_shown_and_nothing_else(relative):
     np.testing.assert_array_equal(segment.known[row, count:], black[count:])
   hidden = clips.frames.copy()
   hidden[~known] = 255 - hidden[~known]
-  other = _encode(Clips(hidden, *[getattr(clips, f) for f in (
-      'samples', 'known', 'text', 'text_valid', 'present')]))
+  other = _encode(
+    Clips(
+      hidden, *[getattr(clips, f) for f in ('samples', 'known', 'text', 'text_valid', 'present')]
+    )
+  )
   np.testing.assert_array_equal(other.cond.segments.video[0].known, segment.known)
   assert np.any(other.latents.video[0] != latents)
+
+
+class Cumulative:
+  """A causal codec whose latents hold all that went before, as a VAE's may."""
+  time_factor = 4
+
+  def encode(self, frames):
+    groups = jnp.mean(frames[:, 1:].reshape(len(frames), -1, 4, *frames.shape[2:]), 2)
+    return jnp.cumsum(jnp.concatenate([frames[:, :1], groups], 1), 1)
+
+  def black(self, frames, height, width):
+    return self.encode(jnp.full((1, frames, height, width, 3), -1.0))[0]
+
+
+def test_a_known_end_does_not_tell_what_comes_before_it():
+  """The last latent of a start-and-end clip is of black and the end, not of the hidden middle."""
+  known = np.isin(np.arange(9), [0, 5, 6, 7, 8])[None]
+  frames = np.random.default_rng(0).uniform(-1, 1, (1, 9, 4, 4, 3)).astype(np.float32)
+  hidden = np.where(known[:, :, None, None, None], frames, np.float32(0.7))
+  size = Size(9, 4, 4, 8.0, 0)
+  run = lambda frames: np.asarray(conditioning.video_segment(
+      Cumulative(), size, PATCH, 1, jnp.asarray(frames), jnp.asarray(known)).known)
+  np.testing.assert_array_equal(run(frames), run(hidden))
+  assert np.any(run(frames) != run(-frames))
 
 
 def test_rows_without_a_modality_weigh_nothing():
@@ -104,10 +143,12 @@ def test_a_size_without_a_modality(frames, samples):
 def test_latents_are_the_codecs():
   clips = _clips()
   batch = _encode(clips)
-  np.testing.assert_allclose(batch.latents.video[0], CODECS.video.encode(jnp.asarray(clips.frames)),
-                             atol=1e-5)
-  np.testing.assert_allclose(batch.latents.audio[0],
-                             CODECS.audio.encode(jnp.asarray(clips.samples)), atol=1e-6)
+  np.testing.assert_allclose(
+    batch.latents.video[0], CODECS.video.encode(jnp.asarray(clips.frames)), atol=1e-5
+  )
+  np.testing.assert_allclose(
+    batch.latents.audio[0], CODECS.audio.encode(jnp.asarray(clips.samples)), atol=1e-6
+  )
 
 
 def test_positions():
@@ -127,8 +168,12 @@ def test_positions():
 
 
 def _condition(rows) -> Condition:
-  return Condition(AV((), ()), jnp.ones((rows, 2, 3)), jnp.asarray([[True, False]] * rows),
-                   AV(jnp.ones(rows, bool), jnp.arange(rows) % 2 == 0))
+  return Condition(
+    AV((), ()),
+    jnp.ones((rows, 2, 3)),
+    jnp.asarray([[True, False]] * rows),
+    AV(jnp.ones(rows, bool), jnp.arange(rows) % 2 == 0),
+  )
 
 
 def test_drop_rates_are_measured():
@@ -154,8 +199,10 @@ def test_drop_of_nothing_and_of_all():
 
 def test_without_takes_from_the_rows_named():
   cond, rows = _condition(3), jnp.asarray([True, False, True])
-  np.testing.assert_array_equal(conditioning.without_text(cond, rows).text_valid,
-                                [[False, False], [True, False], [False, False]])
+  np.testing.assert_array_equal(
+    conditioning.without_text(cond, rows).text_valid,
+    [[False, False], [True, False], [False, False]],
+  )
   assert not np.any(conditioning.without_text(cond).text_valid)
   alone = conditioning.without_modality(cond, rows).present
   np.testing.assert_array_equal(alone.video, [False, True, False])

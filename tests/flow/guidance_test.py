@@ -1,4 +1,5 @@
 """sr4/flow/guidance.py: scale 1 is the model, and each scale does what its formula says."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,9 +8,12 @@ from sr4.core.av import AV
 from sr4.core.batch import Condition
 from sr4.flow import guidance
 
-COND = Condition(AV((), ()), jnp.ones((3, 2, 4)), jnp.asarray([[True, True], [True, False]] * 1
-                                                           + [[False, False]]),
-                 AV(jnp.asarray([True, True, False]), jnp.asarray([True, False, True])))
+COND = Condition(
+  AV((), ()),
+  jnp.ones((3, 2, 4)),
+  jnp.asarray([[True, True], [True, False]] * 1 + [[False, False]]),
+  AV(jnp.asarray([True, True, False]), jnp.asarray([True, False, True])),
+)
 X = AV((jnp.zeros((3, 2, 2, 2, 1)), jnp.ones((3, 1, 1, 1, 1))), (jnp.zeros((3, 5, 2)),))
 TIME = AV(jnp.float32(0.25), jnp.float32(0.5))
 
@@ -47,17 +51,26 @@ def test_scale_one_is_the_model_called_once():
   assert [[a.shape for a in m] for m in v] == [[a.shape for a in m] for m in X]
 
 
-@pytest.mark.parametrize('text, modality, calls', [
-    (AV(4.0, 2.0), AV(1.0, 1.0), 2), (AV(1.0, 1.0), AV(3.0, 1.5), 2),
-    (AV(4.0, 2.0), AV(3.0, 1.5), 3), (AV(1.0, 6.0), AV(1.0, 1.0), 2),
-    (AV(0.0, 0.0), AV(1.0, 1.0), 2)])
+@pytest.mark.parametrize(
+  'text, modality, calls',
+  [
+    (AV(4.0, 2.0), AV(1.0, 1.0), 2),
+    (AV(1.0, 1.0), AV(3.0, 1.5), 2),
+    (AV(4.0, 2.0), AV(3.0, 1.5), 3),
+    (AV(1.0, 6.0), AV(1.0, 1.0), 2),
+    (AV(0.0, 0.0), AV(1.0, 1.0), 2),
+  ],
+)
 def test_formula_of_each_modality(text, modality, calls):
   """v + (s_text - 1)(v - v without text) + (s_modality - 1)(v - v alone), by modality."""
   model = Model()
   v = guidance.guided(model, COND, guidance.Scales(text, modality))(X, TIME)
   assert model.calls == calls
-  expected = (CONDITIONAL + (np.array(text)[:, None] - 1) * T * 10 * TEXT
-              + (np.array(modality)[:, None] - 1) * T * 100 * READ)
+  expected = (
+    CONDITIONAL
+    + (np.array(text)[:, None] - 1) * T * 10 * TEXT
+    + (np.array(modality)[:, None] - 1) * T * 100 * READ
+  )
   np.testing.assert_allclose(_first(v), expected, rtol=1e-6)
 
 
@@ -74,5 +87,6 @@ def test_a_negative_prompt_takes_the_place_of_none():
 
 def test_a_modality_left_out():
   v = guidance.guided(Model(), COND, guidance.Scales(AV(4.0, 4.0), AV(2.0, 2.0)))(
-      AV(X.video, None), TIME)
+    AV(X.video, None), TIME
+  )
   assert v.audio is None and v.video[0].shape == X.video[0].shape

@@ -1,4 +1,5 @@
 """sr4/flow/loss.py: weights, and that a row without a modality contributes exactly nothing."""
+
 import dataclasses
 
 import jax
@@ -19,8 +20,12 @@ SHAPES = AV(((3, 2, 4, 4, 2), (3, 1, 8, 8, 2)), ((3, 6, 5),))
 
 def _normal(shapes, seed=0) -> AV:
   random = np.random.default_rng(seed)
-  return AV(*(s and tuple(jnp.asarray(random.standard_normal(x, dtype=np.float32)) for x in s)
-              for s in shapes))
+  return AV(
+    *(
+      s and tuple(jnp.asarray(random.standard_normal(x, dtype=np.float32)) for x in s)
+      for s in shapes
+    )
+  )
 
 
 def _weights(seed=1) -> AV:
@@ -36,8 +41,12 @@ def _weights(seed=1) -> AV:
 
 
 def _batch(weights=None) -> Batch:
-  cond = Condition(AV((), ()), jnp.ones((3, 2, 4)), jnp.ones((3, 2), bool),
-                   AV(jnp.ones(3, bool), jnp.ones(3, bool)))
+  cond = Condition(
+    AV((), ()),
+    jnp.ones((3, 2, 4)),
+    jnp.ones((3, 2), bool),
+    AV(jnp.ones(3, bool), jnp.ones(3, bool)),
+  )
   return Batch(_normal(SHAPES), weights or _weights(), cond)
 
 
@@ -59,7 +68,7 @@ def test_a_row_without_weight_is_exactly_zero_in_value_and_gradient():
   out, pull = jax.vjp(lambda v: loss.squared_error(v, target, w), _normal(SHAPES, 2))
   assert out.video[0] == 0 and out.audio[2] == 0
   assert np.all(out.video[1:] > 0) and np.all(out.audio[:2] > 0)
-  gradient, = pull(AV(jnp.ones(3), jnp.ones(3)))
+  (gradient,) = pull(AV(jnp.ones(3), jnp.ones(3)))
   for g in gradient.video:
     assert not np.any(g[0]) and np.all(np.isfinite(g)) and np.any(g[1]) and np.any(g[2])
   assert not np.any(gradient.audio[0][2]) and np.any(gradient.audio[0][0])
@@ -72,8 +81,12 @@ def test_a_modality_that_no_row_has():
   assert out.audio is None and not np.any(out.video)
   assert loss.row_weights(AV(w.video, None)).audio is None
   none = jax.tree.map(jnp.zeros_like, w)
-  assert not any(np.any(x) for x in jax.tree.leaves(
-      (loss.row_weights(none), loss.squared_error(_normal(SHAPES), _normal(SHAPES, 2), none))))
+  assert not any(
+    np.any(x)
+    for x in jax.tree.leaves(
+      (loss.row_weights(none), loss.squared_error(_normal(SHAPES), _normal(SHAPES, 2), none))
+    )
+  )
 
 
 def test_row_weights_sum_to_one_over_the_rows_that_have_it():
@@ -81,8 +94,9 @@ def test_row_weights_sum_to_one_over_the_rows_that_have_it():
   np.testing.assert_allclose(out.video, [0, 0.5, 0.5])
   np.testing.assert_allclose(out.audio, [0.5, 0.5, 0])
   # However much of a row is to be learnt, it is one row.
-  np.testing.assert_allclose(loss.row_weights(jax.tree.map(lambda w: 0.01 * w, _weights())).video,
-                             [0, 0.5, 0.5])
+  np.testing.assert_allclose(
+    loss.row_weights(jax.tree.map(lambda w: 0.01 * w, _weights())).video, [0, 0.5, 0.5]
+  )
 
 
 def test_per_example_is_equation_6():
@@ -95,11 +109,12 @@ def test_per_example_is_equation_6():
     return jax.tree.map(jnp.zeros_like, x)
 
   out = loss.per_example(model, KEY, batch, config)
-  (x, t, cond), = seen
+  ((x, t, cond),) = seen
   # z_t and z_0 give the noise back, which gives the target.
   noise = path.each(lambda t, x, z: (x - t * z) / (1 - t), t, x, batch.latents)
-  expected = loss.squared_error(path.velocity(batch.latents, noise),
-                                jax.tree.map(jnp.zeros_like, x), batch.weights)
+  expected = loss.squared_error(
+    path.velocity(batch.latents, noise), jax.tree.map(jnp.zeros_like, x), batch.weights
+  )
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), out, expected)
   assert 0.8 < np.std(noise.video[0]) < 1.2
   jax.tree.map(np.testing.assert_array_equal, cond.text_valid, batch.cond.text_valid)
@@ -119,8 +134,12 @@ def test_dropped_conditions_reach_the_model():
   batch, told = _batch(), []
   model = lambda x, t, cond: (told.append(cond), x)[1]
   for share in (0.0, 1.0):
-    loss.per_example(model, KEY, batch, dataclasses.replace(
-        loss.Config(), drop=conditioning.DropConfig(share, share)))
+    loss.per_example(
+      model,
+      KEY,
+      batch,
+      dataclasses.replace(loss.Config(), drop=conditioning.DropConfig(share, share)),
+    )
   kept, dropped = told
   assert np.all(kept.text_valid) and np.all(kept.present.video & kept.present.audio)
   assert not np.any(dropped.text_valid)

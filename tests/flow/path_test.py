@@ -1,4 +1,5 @@
 """sr4/flow/path.py: the line between noise and data, and how times are drawn."""
+
 from diffusers import FlowMatchEulerDiscreteScheduler
 import jax
 import jax.numpy as jnp
@@ -32,8 +33,9 @@ def test_both_ends():
 def test_times_are_of_the_row_and_the_modality():
   data, noise = _pair(), _pair(1)
   z = path.interpolate(TIMES, data, noise)
-  np.testing.assert_allclose(z.video[1][1], 0.875 * data.video[1][1] + 0.125 * noise.video[1][1],
-                             atol=1e-6)
+  np.testing.assert_allclose(
+    z.video[1][1], 0.875 * data.video[1][1] + 0.125 * noise.video[1][1], atol=1e-6
+  )
   np.testing.assert_array_equal(z.audio[0][1], noise.audio[0][1])
 
 
@@ -44,8 +46,9 @@ def test_round_trip():
   close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)
   jax.tree.map(close, path.data_from(TIMES, z, v), data)
   jax.tree.map(close, path.noise_from(TIMES, z, v), noise)
-  _, slope = jax.jvp(lambda t: path.interpolate(t, data, noise), (TIMES,),
-                     (AV(jnp.ones(2), jnp.ones(2)),))
+  _, slope = jax.jvp(
+    lambda t: path.interpolate(t, data, noise), (TIMES,), (AV(jnp.ones(2), jnp.ones(2)),)
+  )
   jax.tree.map(close, slope, v)
 
 
@@ -108,11 +111,14 @@ def test_one_quantile_for_both_or_two():
   np.testing.assert_array_equal(some.video, _sample().video)
 
 
-@pytest.mark.parametrize('fields, words', [
+@pytest.mark.parametrize(
+  'fields, words',
+  [
     (dict(distribution='normal'), ("'normal'", 'uniform', 'logit_normal')),
     (dict(shift=0.0), ('shift=0.0', 'above 0')),
     (dict(std=-1.0), ('std=-1.0', 'above 0')),
-])
+  ],
+)
 def test_errors(fields, words):
   with pytest.raises(ValueError) as error:
     path.TimeConfig(**fields)

@@ -1,4 +1,5 @@
 """sr4/flow/solver.py: exact where it can be, and of the order that it says."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,8 +32,9 @@ def test_straight_lines_are_exact(name, steps):
 def test_velocity_sees_the_time_of_each_modality():
   """dx/dt = t by Euler: the sum of the starts, weighed with the steps, of each clock."""
   t = solver.times(8, AV(1.0, 4.0))
-  velocity = lambda x, now: AV(*(jax.tree.map(lambda a, s=s: jnp.full_like(a, s), m)
-                                 for m, s in zip(x, now)))
+  velocity = lambda x, now: AV(
+    *(jax.tree.map(lambda a, s=s: jnp.full_like(a, s), m) for m, s in zip(x, now))
+  )
   out = solver.euler(velocity, X, t)
   for ends, start, clock in zip(out, X, t):
     clock = np.asarray(clock, np.float64)
@@ -51,8 +53,9 @@ def test_order_of_convergence(name, order):
     def error(steps):
       t = AV(jnp.linspace(0.0, 1.0, steps + 1), jnp.linspace(0.0, 1.0, steps + 1))
       out = solver.SOLVERS[name](velocity, x, t)
-      return max(float(jnp.max(jnp.abs(a - b)))
-                 for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(exact)))
+      return max(
+        float(jnp.max(jnp.abs(a - b))) for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(exact))
+      )
 
     rates = np.log2([error(32) / error(64), error(64) / error(128)])
   np.testing.assert_allclose(rates, order, atol=0.1)

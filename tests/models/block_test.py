@@ -2,6 +2,7 @@
 
 Parity: random weights everywhere, gates included, copied from torch into ours; fp32.
 """
+
 import dataclasses
 import re
 
@@ -40,8 +41,11 @@ def _normal(*shape, seed=0):
 def _torch_random(module, seed=0):
   """Every weight normal with deviation 0.2, about 1 where it is the scale of a norm."""
   torch.manual_seed(seed)
-  scales = [m.weight for m in module.modules() if 'Norm' in type(m).__name__
-            and getattr(m, 'weight', None) is not None]
+  scales = [
+    m.weight
+    for m in module.modules()
+    if 'Norm' in type(m).__name__ and getattr(m, 'weight', None) is not None
+  ]
   with torch.no_grad():
     for p in module.parameters():
       p.normal_(std=0.2)
@@ -81,11 +85,15 @@ def _rows(chunks, table) -> np.ndarray:
 def _context(angle=None, *, s=S, b=2, width=WIDTH, seed=5, **fields) -> block.Context:
   head = width // (1 if width != WIDTH else HEADS)
   default = block.Context(
-      mod=_normal(9, b, width, seed=seed), text_mod=_normal(6, b, width, seed=seed + 1),
-      angle=np.zeros((b, s, head // 2), np.float32) if angle is None else angle,
-      time_angle=3 * _normal(b, s, head // 2, seed=seed + 2),
-      valid=np.ones((b, s), bool), readable=np.ones((b, s), bool),
-      prompt=_normal(b, TEXT, width, seed=seed + 3), text_valid=np.ones((b, TEXT), bool))
+    mod=_normal(9, b, width, seed=seed),
+    text_mod=_normal(6, b, width, seed=seed + 1),
+    angle=np.zeros((b, s, head // 2), np.float32) if angle is None else angle,
+    time_angle=3 * _normal(b, s, head // 2, seed=seed + 2),
+    valid=np.ones((b, s), bool),
+    readable=np.ones((b, s), bool),
+    prompt=_normal(b, TEXT, width, seed=seed + 3),
+    text_valid=np.ones((b, TEXT), bool),
+  )
   return jax.tree.map(jnp.asarray, dataclasses.replace(default, **fields))
 
 
@@ -124,8 +132,7 @@ def _dual_mods(branch, theirs, temb):
   silu = torch.nn.functional.silu(temb)
   mod = np.zeros((9, len(temb), WIDTH), np.float32)
   mod[:6] = _rows(theirs.norm1.linear(silu), branch.tokens.table[...])
-  return {'mod': mod,
-          'text_mod': _rows(theirs.norm1_context.linear(silu), branch.text.table[...])}
+  return {'mod': mod, 'text_mod': _rows(theirs.norm1_context.linear(silu), branch.text.table[...])}
 
 
 def test_dual_stream_as_hunyuan(relative, randomized):
@@ -142,11 +149,16 @@ def test_dual_stream_as_hunyuan(relative, randomized):
   rotary = hunyuan.HunyuanVideoRotaryPosEmbed(1, 1, [8, 8, 8])(torch.zeros(1, 1, *GRID))
   with torch.no_grad():
     expected = theirs(
-        *map(torch.tensor, (x, text, temb)), freqs_cis=rotary,
-        attention_mask=torch.tensor(np.concatenate([valid, text_valid], 1))[:, None, None])
-  ctx = _context(_over_batch(rope.angles(jnp.asarray(_coordinates()), (8, 8, 8), 256.0)),
-                 valid=valid, text_valid=text_valid,
-                 **_dual_mods(layer.audio, theirs, torch.tensor(temb)))
+      *map(torch.tensor, (x, text, temb)),
+      freqs_cis=rotary,
+      attention_mask=torch.tensor(np.concatenate([valid, text_valid], 1))[:, None, None],
+    )
+  ctx = _context(
+    _over_batch(rope.angles(jnp.asarray(_coordinates()), (8, 8, 8), 256.0)),
+    valid=valid,
+    text_valid=text_valid,
+    **_dual_mods(layer.audio, theirs, torch.tensor(temb)),
+  )
   _, out = apply(layer, AV(None, _tokens(x, text)), AV(None, ctx))
   assert relative(out.x, _array(expected[0])) < CLOSE
   assert relative(out.text, _array(expected[1])) < CLOSE
@@ -162,8 +174,10 @@ def test_dual_stream_as_flux(relative, randomized):
   rotary = flux.FluxPosEmbed(10000, [8, 8, 8])(torch.tensor(ids))
   with torch.no_grad():
     text_expected, expected = theirs(*map(torch.tensor, (x, text, temb)), image_rotary_emb=rotary)
-  ctx = _context(_over_batch(rope.angles(jnp.asarray(_coordinates()), (8, 8, 8))),
-                 **_dual_mods(layer.audio, theirs, torch.tensor(temb)))
+  ctx = _context(
+    _over_batch(rope.angles(jnp.asarray(_coordinates()), (8, 8, 8))),
+    **_dual_mods(layer.audio, theirs, torch.tensor(temb)),
+  )
   _, out = apply(layer, AV(None, _tokens(x, text)), AV(None, ctx))
   assert relative(out.x, _array(expected)) < CLOSE
   assert relative(out.text, _array(text_expected)) < CLOSE
@@ -196,7 +210,7 @@ def test_single_stream_as_hunyuan(half, relative, randomized):
     rows = theirs.norm.linear(torch.nn.functional.silu(torch.tensor(temb)))
   first = 0 if half == 'attention' else 3
   mod = _normal(9, 2, WIDTH, seed=9)
-  mod[first:first + 3] = _rows(rows, stream.table[...][first:first + 3])
+  mod[first : first + 3] = _rows(rows, stream.table[...][first : first + 3])
   ctx = _context(_over_batch(rope.angles(jnp.asarray(_coordinates()), (8, 8, 8), 256.0)), mod=mod)
   run = block.Branch.self_attend if half == 'attention' else block.Branch.mlp
   out = jax.jit(lambda branch, *args: run(branch, *args))(branch, _tokens(x, text), ctx)
@@ -254,14 +268,18 @@ def test_audio_video_attention_as_kandinsky(relative, randomized):
   report's Eq. 5) lets audio read first, then video the new audio, from a plain norm.  Audio's time
   is scaled by 21/218 and both branches rotate by time alone.
   """
-  theirs = _torch_random(kandinsky.Kandinsky6FusedTransformerDecoderBlock(
-      WIDTH, 16, 4 * WIDTH, WIDTH // HEADS, WIDTH, 16, 4 * WIDTH, WIDTH // HEADS, ca_rope=True))
+  theirs = _torch_random(
+    kandinsky.Kandinsky6FusedTransformerDecoderBlock(
+      WIDTH, 16, 4 * WIDTH, WIDTH // HEADS, WIDTH, 16, 4 * WIDTH, WIDTH // HEADS, ca_rope=True
+    )
+  )
   for module in theirs.modules():
     if isinstance(module, (torch.nn.LayerNorm, torch.nn.RMSNorm)):
       module.eps = norm.EPS
   layer = _layer(randomized, dual=True)
-  for branch, a in zip((layer.video, layer.audio),
-                       (theirs.va_cross_attention, theirs.av_cross_attention)):
+  for branch, a in zip(
+    (layer.video, layer.audio), (theirs.va_cross_attention, theirs.av_cross_attention)
+  ):
     _copy(branch.cross.q, a.to_query)
     _copy(branch.cross.kv, a.to_key, a.to_value)
     _copy(branch.cross.out, a.out_layer)
@@ -280,18 +298,24 @@ def test_audio_video_attention_as_kandinsky(relative, randomized):
   def read(x, source, normalize, attend, rows, valid, rope_q, rope_kv):
     shift, scale, gate = rows.chunk(3, dim=-1)
     plain = torch.nn.functional.layer_norm(source, (WIDTH,), eps=norm.EPS)
-    out = attend(kandinsky.apply_scale_shift(normalize(x), x, scale, shift),
-                 encoder_hidden_states=plain, rope_q=rope_q, rope_kv=rope_kv,
-                 attn_mask=torch.tensor(valid)[:, None, None])
+    out = attend(
+      kandinsky.apply_scale_shift(normalize(x), x, scale, shift),
+      encoder_hidden_states=plain,
+      rope_q=rope_q,
+      rope_kv=rope_kv,
+      attn_mask=torch.tensor(valid)[:, None, None],
+    )
     return kandinsky.apply_gate_sum(x, out, gate)
 
   with torch.no_grad():
     vis_rows, aud_rows = theirs.va_modulation(t_vis), theirs.av_modulation(t_aud)
     v, a = torch.tensor(vis), torch.tensor(aud)
-    a = read(a, v, theirs.av_normalization, theirs.av_cross_attention, aud_rows, valid, aud_rope,
-             vis_rope)
-    v = read(v, a, theirs.va_normalization, theirs.va_cross_attention, vis_rows, heard, vis_rope,
-             aud_rope)
+    a = read(
+      a, v, theirs.av_normalization, theirs.av_cross_attention, aud_rows, valid, aud_rope, vis_rope
+    )
+    v = read(
+      v, a, theirs.va_normalization, theirs.va_cross_attention, vis_rows, heard, vis_rope, aud_rope
+    )
 
   def context(branch, rows, clock, readable):
     mod = _normal(9, 2, WIDTH, seed=9)
@@ -299,8 +323,10 @@ def test_audio_video_attention_as_kandinsky(relative, randomized):
     angle = _over_batch(rope.angles(jnp.asarray(clock)[None, :, None], (head,)))
     return _context(s=len(clock), mod=mod, time_angle=angle, readable=readable)
 
-  ctx = AV(context(layer.video, vis_rows, _coordinates()[0, :, 0], valid),
-           context(layer.audio, aud_rows, np.arange(length, dtype=np.float32) * (21 / 218), heard))
+  ctx = AV(
+    context(layer.video, vis_rows, _coordinates()[0, :, 0], valid),
+    context(layer.audio, aud_rows, np.arange(length, dtype=np.float32) * (21 / 218), heard),
+  )
 
   @jax.jit
   def run(layer, y, ctx):
@@ -319,10 +345,18 @@ LENGTHS = AV(S, 9)
 
 def _both(seed=0) -> tuple[AV, AV]:
   """Tokens and contexts of both modalities, all valid."""
-  y = AV(*(_tokens(_normal(2, s, WIDTH, seed=seed + i), _normal(2, TEXT, WIDTH, seed=seed + 2 + i))
-           for i, s in enumerate(LENGTHS)))
-  ctx = AV(*(_context(3 * _normal(2, s, 12, seed=seed + 4 + i), s=s, seed=seed + 10 * i + 20)
-             for i, s in enumerate(LENGTHS)))
+  y = AV(
+    *(
+      _tokens(_normal(2, s, WIDTH, seed=seed + i), _normal(2, TEXT, WIDTH, seed=seed + 2 + i))
+      for i, s in enumerate(LENGTHS)
+    )
+  )
+  ctx = AV(
+    *(
+      _context(3 * _normal(2, s, 12, seed=seed + 4 + i), s=s, seed=seed + 10 * i + 20)
+      for i, s in enumerate(LENGTHS)
+    )
+  )
   return y, ctx
 
 
@@ -345,6 +379,7 @@ def test_single_stream_is_dual_stream_with_tied_parameters(layers, relative, ran
 
 def test_order_of_a_layer(layers, relative):
   """The eight steps of SPEC section 2, written out."""
+
   def written_out(layer, y, ctx):
     (v, a), (cv, ca) = y, ctx
     v = layer.video.self_attend(v, cv)
@@ -377,28 +412,37 @@ def _expected(names, dual) -> dict[str, set[str]]:
   stream = lambda prefix, parts: {f'{prefix}.{part}' for part in parts}
   text = 'text' if dual else 'tokens'  # A single-stream layer has one set for both.
   before = {  # What a branch's tokens are made of when the other reads them.
-      'video': (stream('video.tokens', ATTEND) | stream(f'video.{text}', OWN_TEXT)
-                | group(r'video\.text_(norm|cross)\.')),
-      'audio': stream('audio.tokens', ATTEND) | stream(f'audio.{text}', OWN_TEXT),
+    'video': (
+      stream('video.tokens', ATTEND)
+      | stream(f'video.{text}', OWN_TEXT)
+      | group(r'video\.text_(norm|cross)\.')
+    ),
+    'audio': stream('audio.tokens', ATTEND) | stream(f'audio.{text}', OWN_TEXT),
   }
   crossed = {'audio': before['audio'] | before['video'] | group(r'audio\.cross')}
   crossed['video'] = before['video'] | crossed['audio'] | group(r'video\.cross')
   reached = {}
   for branch in ('video', 'audio'):
     reached[f'{branch}.x'] = crossed[branch] | stream(f'{branch}.tokens', MLP)
-    reached[f'{branch}.text'] = (stream(f'{branch}.tokens', OWN_TEXT)
-                                 | stream(f'{branch}.{text}', (*ATTEND, *MLP)))
+    reached[f'{branch}.text'] = stream(f'{branch}.tokens', OWN_TEXT) | stream(
+      f'{branch}.{text}', (*ATTEND, *MLP)
+    )
   return reached
 
 
 @pytest.fixture(scope='module')
 def flow(layers):
   """{dual: {output: gradients of (layer, tokens, mods, prompts)}}, outputs weighed at random."""
+
   @jax.jit
   def gradients(layer, y, ctx, chosen):
     def weighed(layer, y, mods, prompts):
-      full = AV(*(dataclasses.replace(c, mod=m[0], text_mod=m[1], prompt=p)
-                  for c, m, p in zip(ctx, mods, prompts)))
+      full = AV(
+        *(
+          dataclasses.replace(c, mod=m[0], text_mod=m[1], prompt=p)
+          for c, m, p in zip(ctx, mods, prompts)
+        )
+      )
       outs = jax.tree.leaves(layer(y, full))
       return sum(c * jnp.sum(out * _normal(*out.shape, seed=99)) for c, out in zip(chosen, outs))
 
@@ -406,9 +450,13 @@ def flow(layers):
     return jax.grad(weighed, (0, 1, 2, 3))(layer, y, mods, prompts)
 
   outputs = ('video.x', 'video.text', 'audio.x', 'audio.text')
-  return {dual: {output: gradients(layer, *_both(), chosen)
-                 for output, chosen in zip(outputs, np.eye(4, dtype=np.float32))}
-          for dual, layer in layers.items()}
+  return {
+    dual: {
+      output: gradients(layer, *_both(), chosen)
+      for output, chosen in zip(outputs, np.eye(4, dtype=np.float32))
+    }
+    for dual, layer in layers.items()
+  }
 
 
 @pytest.mark.parametrize('dual', [True, False])
@@ -422,10 +470,18 @@ def test_which_parameters_each_output_is_made_of(layers, flow, dual):
 @pytest.mark.parametrize('dual', [True, False])
 def test_which_modulation_each_output_is_made_of(flow, dual):
   """Rows 0-2 self-attention, 3-5 MLP, 6-8 audio-video attention, of the video and of the audio."""
-  rows = {'video.x': (set(range(9)), {0, 1, 2, 6, 7, 8}), 'audio.x': ({0, 1, 2}, set(range(9))),
-          'video.text': ({0, 1}, set()), 'audio.text': (set(), {0, 1})}
-  text_rows = {'video.x': ({0, 1}, {0, 1}), 'audio.x': ({0, 1}, {0, 1}),
-               'video.text': (set(range(6)), set()), 'audio.text': (set(), set(range(6)))}
+  rows = {
+    'video.x': (set(range(9)), {0, 1, 2, 6, 7, 8}),
+    'audio.x': ({0, 1, 2}, set(range(9))),
+    'video.text': ({0, 1}, set()),
+    'audio.text': (set(), {0, 1}),
+  }
+  text_rows = {
+    'video.x': ({0, 1}, {0, 1}),
+    'audio.x': ({0, 1}, {0, 1}),
+    'video.text': (set(range(6)), set()),
+    'audio.text': (set(), set(range(6))),
+  }
   for output, gradients in flow[dual].items():
     for i, (mod, text_mod) in enumerate(gradients[2]):
       reached = lambda g: {r for r in range(len(g)) if np.any(np.asarray(g[r]))}
@@ -471,13 +527,16 @@ def test_padding_is_seen_by_no_one(layers, dual):
   y, ctx = _both()
   valid = AV(*(np.arange(s)[None] < np.array([[s], [s - 3]]) for s in LENGTHS))
   heard = np.arange(TEXT)[None] < np.array([[2], [TEXT]])
-  ctx = AV(*(dataclasses.replace(c, valid=v, readable=v, text_valid=heard)
-             for c, v in zip(ctx, valid)))
-  poisoned = AV(*(block.Tokens(_poison(t.x, ~v), _poison(t.text, ~heard))
-                  for t, v in zip(y, valid)))
+  ctx = AV(
+    *(dataclasses.replace(c, valid=v, readable=v, text_valid=heard) for c, v in zip(ctx, valid))
+  )
+  poisoned = AV(
+    *(block.Tokens(_poison(t.x, ~v), _poison(t.text, ~heard)) for t, v in zip(y, valid))
+  )
   other = AV(*(dataclasses.replace(c, prompt=_poison(c.prompt, ~heard)) for c in ctx))
-  clean, dirty = (jax.device_get(apply(layers[dual], *args))
-                  for args in ((y, ctx), (poisoned, other)))
+  clean, dirty = (
+    jax.device_get(apply(layers[dual], *args)) for args in ((y, ctx), (poisoned, other))
+  )
   for one, two, v in zip(clean, dirty, valid):
     np.testing.assert_array_equal(one.x[v], two.x[v])
     np.testing.assert_array_equal(one.text[heard], two.text[heard])
@@ -497,7 +556,8 @@ def test_nothing_to_read_is_nothing_said(layers, relative):
     assert relative(one.x[1], two.x[1]) < 1e-6
     assert relative(one.x[0], two.x[0]) > 1e-3
   loss = lambda y, video, audio: (
-      video * jnp.sum(layer(y, ctx).video.x ** 2) + audio * jnp.sum(layer(y, ctx).audio.x ** 2))
+    video * jnp.sum(layer(y, ctx).video.x ** 2) + audio * jnp.sum(layer(y, ctx).audio.x ** 2)
+  )
   gradient = jax.jit(jax.grad(loss))
   of_video, of_audio = gradient(y, 1.0, 0.0), gradient(y, 0.0, 1.0)
   for read in (of_video.audio, of_audio.video):
@@ -523,7 +583,11 @@ def test_one_second_is_one_angle_in_both_branches():
   np.testing.assert_array_equal(*clocks)
   q, k = (jnp.asarray(_normal(1, 1, 1, 24, seed=i)) for i in range(2))
   turn = lambda x, clock: rope.rotate(x, rope.angles(clock, (24,)))
-  dot = lambda s, r: float(jnp.sum(turn(q, model.clock(0, jnp.full((1, 1, 1), s), x))
-                                   * turn(k, model.clock(1, jnp.full((1, 1, 1), r), x))))
+  dot = lambda s, r: float(
+    jnp.sum(
+      turn(q, model.clock(0, jnp.full((1, 1, 1), s), x))
+      * turn(k, model.clock(1, jnp.full((1, 1, 1), r), x))
+    )
+  )
   assert abs(dot(1.0, 1.5) - dot(3.0, 3.5)) < 1e-4
   assert abs(dot(1.0, 1.5) - dot(3.0, 4.0)) > 1e-2

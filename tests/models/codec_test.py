@@ -1,4 +1,5 @@
 """sr4/models/codec.py: identities, causality by gradient, and what is said about sizes."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,12 +37,15 @@ def test_latent_shape(frames, t):
   assert _video(space_factor=4).latent_shape(frames, 32, 64) == (t, 8, 16, 32)
 
 
-@pytest.mark.parametrize('shape, message', [
+@pytest.mark.parametrize(
+  'shape, message',
+  [
     ((82, 32, 32), 'frames is 82.*1 \\+ a multiple of 4: 81 or 85'),
     ((0, 32, 32), 'frames is 0.*: 1\\.'),
     ((81, 30, 32), 'height is 30.*multiple of 8: 24 or 32'),
     ((81, 32, 3), 'width is 3.*: 8\\.'),
-])
+  ],
+)
 def test_latent_shape_teaches(shape, message):
   with pytest.raises(ValueError, match=message):
     _video(space_factor=8).latent_shape(*shape)
@@ -74,7 +78,7 @@ def test_video_channels_are_ordered_by_frequency():
   for (*k, c), i in place.items():  # Luma before chroma, and low before high on every axis.
     assert not c or place[*k, 0] < i
     for axis in range(3):
-      lower = (*k[:axis], k[axis] - 1, *k[axis + 1:], c)
+      lower = (*k[:axis], k[axis] - 1, *k[axis + 1 :], c)
       assert k[axis] == 0 or place[lower] < i
 
 
@@ -107,8 +111,9 @@ def test_black():
   assert black.shape == video.latent_shape(9, 16, 8) and black.dtype == jnp.float32
   np.testing.assert_allclose(black, video.encode(np.full((1, 9, 16, 8, 3), -1.0))[0], atol=1e-5)
   np.testing.assert_allclose(video.decode(black[None]), -1, atol=1e-5)
-  np.testing.assert_allclose(black, video.encode(np.zeros((1, 9, 16, 8, 3), np.uint8))[0],
-                             atol=1e-5)
+  np.testing.assert_allclose(
+    black, video.encode(np.zeros((1, 9, 16, 8, 3), np.uint8))[0], atol=1e-5
+  )
 
 
 def test_video_bytes_and_range():
@@ -119,10 +124,13 @@ def test_video_bytes_and_range():
   assert out.dtype == jnp.float32 and out.min() == -1 and out.max() == 1
 
 
-@pytest.mark.parametrize('fields, message', [
+@pytest.mark.parametrize(
+  'fields, message',
+  [
     ({'space_factor': 3}, 'space_factor is 3'),
     ({'channels': 193}, '1 to 192'),
-])
+  ],
+)
 def test_video_config_teaches(fields, message):
   with pytest.raises(ValueError, match=message):
     _video(**fields)
@@ -159,7 +167,7 @@ def test_lap_and_bands_are_orthonormal():
   np.testing.assert_allclose(analysis.T @ synthesis, np.eye(64), atol=1e-6)
   np.testing.assert_allclose(analysis * 32, synthesis, atol=1e-6)
   np.testing.assert_allclose(codec._mid_side(codec._mid_side(x)), x, atol=1e-6)
-  np.testing.assert_allclose(np.sum(codec._mid_side(x)**2), np.sum(x**2), rtol=1e-5)
+  np.testing.assert_allclose(np.sum(codec._mid_side(x) ** 2), np.sum(x**2), rtol=1e-5)
 
 
 def test_bands_are_the_mdct():
@@ -171,7 +179,7 @@ def test_bands_are_the_mdct():
   i = np.arange(2 * hop)[:, None]  # From half a hop before the middle block.
   window = np.sin(np.pi / (2 * hop) * (i + 0.5))
   wave = np.cos(np.pi / hop * (i + 0.5 - hop / 2) * (k + 0.5))
-  want = x[0, hop // 2:hop // 2 + 2 * hop, 0] @ (window * wave) * 2 / hop
+  want = x[0, hop // 2 : hop // 2 + 2 * hop, 0] @ (window * wave) * 2 / hop
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
@@ -204,7 +212,9 @@ def test_silence_is_zero_with_finite_gradients():
   assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
 
 
-@pytest.mark.parametrize('call, message', [
+@pytest.mark.parametrize(
+  'call, message',
+  [
     (lambda: _audio(hop=7), 'hop is 7.*even'),
     (lambda: _audio(bands=300), '1 to 256'),
     (lambda: _audio(audio_channels=6), 'audio_channels is 6'),
@@ -219,7 +229,8 @@ def test_silence_is_zero_with_finite_gradients():
     (lambda: codec.build_video({'name': 'wam'}), "'wam'; known: dct"),
     (lambda: codec.build_audio({}), 'None; known: mdct'),
     (lambda: _video(chanels=3), r"no \['chanels'\]; its fields: space_factor"),
-])
+  ],
+)
 def test_errors_teach(call, message):
   with pytest.raises(ValueError, match=message):
     call()
@@ -228,10 +239,13 @@ def test_errors_teach(call, message):
 # Both.
 
 
-@pytest.mark.parametrize('make, data', [
+@pytest.mark.parametrize(
+  'make, data',
+  [
     (lambda: _video(), _frames(3, 2, 5, 8, 8)),
     (lambda: _audio(hop=32, bands=16), _samples(3, 2, 100, 2)),
-])
+  ],
+)
 def test_jit_and_vmap(make, data):
   """A codec passes through jit as an argument, equal codecs share what was compiled."""
   there_and_back = jax.jit(lambda c, x: c.decode(c.encode(x)))

@@ -1,4 +1,5 @@
 """sr4/models/mmdit.py: sizes, time, segments, and that what is not there has no influence."""
+
 import dataclasses
 import functools
 
@@ -18,8 +19,17 @@ from sr4.models import mmdit
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
 ROWS, TEXT = 2, 4
-CONFIG = mmdit.Config(width=48, heads=2, dual_layers=1, single_layers=1, video_channels=3,
-                      audio_channels=5, text_width=6, dtype='float32', remat='none')
+CONFIG = mmdit.Config(
+  width=48,
+  heads=2,
+  dual_layers=1,
+  single_layers=1,
+  video_channels=3,
+  audio_channels=5,
+  text_width=6,
+  dtype='float32',
+  remat='none',
+)
 
 
 def _abstract(config) -> mmdit.MMDiT:
@@ -51,18 +61,36 @@ def _count(c: mmdit.Config) -> tuple[int, int]:
     return c.dual_layers * (2 * stream + both) + c.single_layers * (stream + both)
 
   def trunk(i, o):
-    return (dense(i, d) + dense(e, d) + dense(d, d) + dense(256, d) + dense(d, d)
-            + dense(d, 9 * d) + dense(d, 6 * d) + dense(d, 2 * d) + 2 * d + dense(d, o))
+    return (
+      dense(i, d)
+      + dense(e, d)
+      + dense(d, d)
+      + dense(256, d)
+      + dense(d, d)
+      + dense(d, 9 * d)
+      + dense(d, 6 * d)
+      + dense(d, 2 * d)
+      + 2 * d
+      + dense(d, o)
+    )
 
   patch = int(np.prod(c.patch))
   video = layers(True) + trunk(patch * (2 * c.video_channels + 1), patch * c.video_channels)
   return video, video + layers(False) + trunk(c.audio_channels, c.audio_channels)
 
 
-@pytest.mark.parametrize('size, millions', [
-    ('tiny', (11.78, 21.94)), ('small', (1411.25, 2595.61)), ('base', (5630.05, 10353.33)),
-    ('large', (14835.81, 27254.33)), ('small-hd256', None), ('base-hd256', None),
-    ('large-hd256', None)])
+@pytest.mark.parametrize(
+  'size, millions',
+  [
+    ('tiny', (11.78, 21.94)),
+    ('small', (1411.25, 2595.61)),
+    ('base', (5630.05, 10353.33)),
+    ('large', (14835.81, 27254.33)),
+    ('small-hd256', None),
+    ('base-hd256', None),
+    ('large-hd256', None),
+  ],
+)
 def test_parameter_counts(size, millions):
   config = mmdit.Config(**mmdit.SIZES[size])
   assert config.head_dim == (256 if 'hd256' in size else 64 if size == 'tiny' else 128)
@@ -78,12 +106,15 @@ def test_debug_is_below_a_million():
   assert tree.count(_abstract(config)) == _count(config)[1] < 1e6
 
 
-@pytest.mark.parametrize('fields, words', [
+@pytest.mark.parametrize(
+  'fields, words',
+  [
     (dict(audio_rope_scale='second'), ("audio_rope_scale='second'", 'seconds', 'per_clip')),
     (dict(remat='some'), ("remat='some'", 'none', 'dots', 'full')),
     (dict(width=100, heads=3), ('100', '3', 'head dim')),
     (dict(width=12, heads=4), ('12', '4', 'even')),
-])
+  ],
+)
 def test_config_errors(fields, words):
   with pytest.raises(ValueError) as error:
     mmdit.Config(**fields)
@@ -102,8 +133,10 @@ def _clock(scale, frames) -> tuple[np.ndarray, np.ndarray]:
   t, l = CLIPS[frames]
   x = AV((jnp.zeros((1, t, 1, 1, 1)),), (jnp.zeros((1, l, 1)),))
   seconds = AV(np.arange(t) / 4, np.arange(l) * 1024 / 44100)
-  return tuple(np.asarray(model.clock(i, jnp.asarray(s, jnp.float32)[None, :, None], x))[0, :, 0]
-               for i, s in enumerate(seconds))
+  return tuple(
+    np.asarray(model.clock(i, jnp.asarray(s, jnp.float32)[None, :, None], x))[0, :, 0]
+    for i, s in enumerate(seconds)
+  )
 
 
 @pytest.mark.parametrize('scale', mmdit.AUDIO_ROPE_SCALES)
@@ -142,8 +175,9 @@ def test_paper_drifts_in_long_clips_and_seconds_does_not(frames, drift):
 def test_sound_alone_in_per_clip_is_in_seconds():
   model = _abstract(dataclasses.replace(CONFIG, audio_rope_scale='per_clip'))
   seconds = jnp.asarray([[[0.0], [2.5]]])
-  np.testing.assert_array_equal(model.clock(1, seconds, AV(None, (jnp.zeros((1, 9, 5)),)))[0, :, 0],
-                                [0, 10])
+  np.testing.assert_array_equal(
+    model.clock(1, seconds, AV(None, (jnp.zeros((1, 9, 5)),)))[0, :, 0], [0, 10]
+  )
 
 
 # Segments.
@@ -166,27 +200,40 @@ def _video_segment(name) -> Segment:
   positions = np.stack(axes, -1).reshape(-1, 3).astype(np.float32)
   mask = np.full((ROWS, t, h, w, 1), name == 'reference', np.float32)
   mask[0, 0, :2] = name != 'keyframes'
-  return Segment(_draw(f'{name} known', ROWS, t, h, w, 3), mask,
-                 np.tile(positions, (ROWS, 1, 1)), np.ones((ROWS, len(positions)), bool),
-                 generated=name in GENERATED)
+  return Segment(
+    _draw(f'{name} known', ROWS, t, h, w, 3),
+    mask,
+    np.tile(positions, (ROWS, 1, 1)),
+    np.ones((ROWS, len(positions)), bool),
+    generated=name in GENERATED,
+  )
 
 
 def _audio_segment(name) -> Segment:
   l = AUDIO[name]
   known = None if name in GENERATED else _draw(f'{name} known', ROWS, l, 5)
   seconds = np.float32((np.arange(l) - (l if name == 'voice' else 0)) / CONFIG.audio_rate)
-  return Segment(known, None, np.tile(seconds[:, None], (ROWS, 1, 1)), np.ones((ROWS, l), bool),
-                 generated=name in GENERATED)
+  return Segment(
+    known,
+    None,
+    np.tile(seconds[:, None], (ROWS, 1, 1)),
+    np.ones((ROWS, l), bool),
+    generated=name in GENERATED,
+  )
 
 
 def _call(video=tuple(VIDEO), audio=tuple(AUDIO), present=(True, True)):
   """Arguments of a model: (x, t, cond) with these segments, in this order."""
-  x = AV(video and tuple(_draw(n, ROWS, *VIDEO[n], 3) for n in video if n in GENERATED),
-         audio and tuple(_draw(n, ROWS, AUDIO[n], 5) for n in audio if n in GENERATED))
+  x = AV(
+    video and tuple(_draw(n, ROWS, *VIDEO[n], 3) for n in video if n in GENERATED),
+    audio and tuple(_draw(n, ROWS, AUDIO[n], 5) for n in audio if n in GENERATED),
+  )
   cond = Condition(
-      AV(video and tuple(map(_video_segment, video)), audio and tuple(map(_audio_segment, audio))),
-      _draw('text', ROWS, TEXT, 6), np.ones((ROWS, TEXT), bool),
-      AV(*(np.full(ROWS, p) for p in present)))
+    AV(video and tuple(map(_video_segment, video)), audio and tuple(map(_audio_segment, audio))),
+    _draw('text', ROWS, TEXT, 6),
+    np.ones((ROWS, TEXT), bool),
+    AV(*(np.full(ROWS, p) for p in present)),
+  )
   return x, AV(np.float32([0.3, 0.8]), np.float32([0.6, 0.1])), cond
 
 
@@ -258,9 +305,17 @@ def test_segments_that_are_not_valid_are_not_there(model, relative):
     gone = np.zeros_like(cond.segments[modality][0].valid)
     cond = _with_segment(cond, modality, 0, valid=gone)
   one = _apply(model, x, t, cond)
-  two = _apply(model, x, t, _with_segment(
-      _with_segment(cond, 0, 0, known=cond.segments.video[0].known * 1e3 + 7), 1, 0,
-      known=cond.segments.audio[0].known * 1e3 + 7))
+  two = _apply(
+    model,
+    x,
+    t,
+    _with_segment(
+      _with_segment(cond, 0, 0, known=cond.segments.video[0].known * 1e3 + 7),
+      1,
+      0,
+      known=cond.segments.audio[0].known * 1e3 + 7,
+    ),
+  )
   for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two)):
     np.testing.assert_array_equal(a, b)
   without = _apply(model, *_call(('clip', 'keyframes'), ('sound',)))
@@ -308,12 +363,13 @@ def test_a_branch_left_out_is_a_branch_unread(model, there, relative):
 def _gradients_of(video, audio, model, x, t, cond):
   """Of `video` times the video's squares plus `audio` times the audio's, in the model, the latents,
   the times and the known latents."""
+
   def loss(model, x, t, known):
     put = lambda segments, known: tuple(
-        dataclasses.replace(s, known=k) for s, k in zip(segments, known))
+      dataclasses.replace(s, known=k) for s, k in zip(segments, known)
+    )
     v = model(x, t, dataclasses.replace(cond, segments=AV(*map(put, cond.segments, known))))
-    return (video * sum(jnp.sum(a ** 2) for a in v.video)
-            + audio * sum(jnp.sum(a ** 2) for a in v.audio))
+    return video * sum(jnp.sum(a**2) for a in v.video) + audio * sum(jnp.sum(a**2) for a in v.audio)
 
   known = AV(*(tuple(s.known for s in segments) for segments in cond.segments))
   return jax.grad(loss, (0, 1, 2, 3))(model, x, t, known)
@@ -344,8 +400,9 @@ def test_every_parameter_learns(model):
 @functools.partial(jax.jit, static_argnums=1)
 def _gradients(model, remat, args):
   """Loss and gradients of the model with this mode of rematerialisation."""
+
   def loss(model):
-    return sum(jnp.sum(v ** 2) for v in jax.tree.leaves(model(*args)))
+    return sum(jnp.sum(v**2) for v in jax.tree.leaves(model(*args)))
 
   model = jax.tree.map(lambda x: x, model)
   model.config = dataclasses.replace(CONFIG, remat=remat)
@@ -372,6 +429,5 @@ def test_keeps_its_dtype_bargain():
   config = dataclasses.replace(CONFIG, dtype='bfloat16')
   shapes = jax.eval_shape(lambda: mmdit.MMDiT(config, rngs=nnx.Rngs(0)))
   assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype('float32')}
-  out = jax.eval_shape(lambda m, *args: m(*args), shapes,
-                       *sharding.rows(_call()))
+  out = jax.eval_shape(lambda m, *args: m(*args), shapes, *sharding.rows(_call()))
   assert {v.dtype for v in jax.tree.leaves(out)} == {jnp.dtype('float32')}

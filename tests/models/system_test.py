@@ -1,4 +1,5 @@
 """sr4/models/system.py: what a config names, fitted together, and what is said if it does not."""
+
 import jax
 import pytest
 
@@ -11,10 +12,11 @@ from sr4.models import system
 
 def _config(**changes) -> dict:
   config = dict(
-      model=dict(size='debug', dtype='float32'),
-      video_codec=dict(name='dct', space_factor=4, channels=12),
-      audio_codec=dict(name='mdct', sample_rate=16000, audio_channels=1, hop=256, bands=64),
-      text=dict(name='bytes', width=24, tokens=5))
+    model=dict(size='debug', dtype='float32'),
+    video_codec=dict(name='dct', space_factor=4, channels=12),
+    audio_codec=dict(name='mdct', sample_rate=16000, audio_channels=1, hop=256, bands=64),
+    text=dict(name='bytes', width=24, tokens=5),
+  )
   for key, fields in changes.items():
     config[key] = config[key] | fields
   return config
@@ -46,10 +48,13 @@ def test_size_and_tokens():
   assert built.size(17, 32, 64, 16.0, sound=False).samples == 0
 
 
-@pytest.mark.parametrize('height, width, words', [
+@pytest.mark.parametrize(
+  'height, width, words',
+  [
     (36, 32, ('height 36', 'multiple of 8', 'such as 32')),
     (32, 4, ('width 4', 'multiple of 8', 'such as 8')),
-])
+  ],
+)
 def test_sizes_that_do_not_divide_into_patches(height, width, words):
   with pytest.raises(ValueError) as error:
     system.build(_config()).size(17, height, width, 16.0)
@@ -57,7 +62,9 @@ def test_sizes_that_do_not_divide_into_patches(height, width, words):
     assert word in str(error.value)
 
 
-@pytest.mark.parametrize('changes, words', [
+@pytest.mark.parametrize(
+  'changes, words',
+  [
     (dict(model=dict(size='huge')), ("config.model.size='huge'", 'debug', 'large-hd256')),
     (dict(model=dict(video_channels=3)), ('config.model.video_channels', 'codecs', 'take it out')),
     (dict(model=dict(widht=64)), ('config.model.widht=64', "did you mean 'width'?")),
@@ -66,7 +73,8 @@ def test_sizes_that_do_not_divide_into_patches(height, width, words):
     (dict(text=dict(tokens='x')), ("config.text.tokens='x'", 'int')),
     (dict(video_codec=dict(name='vq')), ('config.video_codec', 'vq', 'dct')),
     (dict(video_codec=dict(space_factor=3)), ('config.video_codec', 'space_factor', '3')),
-])
+  ],
+)
 def test_errors_name_the_key(changes, words):
   with pytest.raises(config_lib.ConfigError) as error:
     system.build(_config(**changes))

@@ -1,4 +1,5 @@
 """sr4/models/text/bytes.py: a function of the words, the same for ever."""
+
 import numpy as np
 import pytest
 
@@ -30,13 +31,16 @@ def test_places_of_bytes_count(encode):
   assert np.abs(text[0, 0] - text[0, 1]).max() > 0.1
 
 
-@pytest.mark.parametrize('prompt, pieces', [
+@pytest.mark.parametrize(
+  'prompt, pieces',
+  [
     ('A ball, red!', [b'a', b'ball', b',', b'red', b'!']),
     ('<sfx>Ding</sfx>', [b'<sfx>', b'ding', b'</sfx>']),
     ('x' * 20, [b'x' * 16, b'x' * 4]),
     ('\u7403', ['\u7403'.encode()]),
     ('', []),
-])
+  ],
+)
 def test_pieces(prompt, pieces):
   assert bytes_lib.pieces(prompt) == pieces
 

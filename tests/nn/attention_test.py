@@ -1,4 +1,5 @@
 """sr4/nn/attention.py: the plain formula in fp64, and that what is masked does not exist."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +83,8 @@ def test_layouts_do_not_change_the_answer(relative):
     rows = lambda xs, specs: tuple(jax.device_put(x, s) for x, s in zip(xs, specs))
     masks = (sharding.P(sharding.DP, 'seq'), sharding.P(sharding.DP, None))
     parts = jax.jit(lambda *x: attention.attend(*x, layouts))(
-        *(rows(x, layouts) for x in (q, k, v)), rows(valid, masks))
+      *(rows(x, layouts) for x in (q, k, v)), rows(valid, masks)
+    )
     assert [jax.typeof(p).sharding.spec for p in parts] == list(layouts)
     assert relative(np.concatenate(parts, 1), _naive(*whole)) < 1e-6
 

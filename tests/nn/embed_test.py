@@ -1,4 +1,5 @@
 """sr4/nn/embed.py: patches there and back, and time as diffusers writes it."""
+
 from diffusers.models import embeddings
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +9,15 @@ import torch
 from sr4.nn import embed
 
 
-@pytest.mark.parametrize('shape, patch, tokens', [
+@pytest.mark.parametrize(
+  'shape, patch, tokens',
+  [
     ((2, 3, 4, 6, 5), (1, 2, 2), (2, 18, 20)),
     ((2, 4, 4, 6, 5), (2, 2, 3), (2, 8, 60)),
     ((2, 3, 4, 6, 5), (1, 1, 1), (2, 72, 5)),
     ((2, 7, 5), (1,), (2, 7, 5)),
-])
+  ],
+)
 def test_patches_round_trip(shape, patch, tokens):
   x = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
   y = embed.patchify(x, patch)
@@ -27,7 +31,8 @@ def test_a_token_is_a_patch_in_row_order():
   y = np.asarray(embed.patchify(jnp.asarray(x), (1, 2, 2)))
   t, h, w = 1, 1, 2
   np.testing.assert_array_equal(
-      y[0, (t * 2 + h) * 3 + w], x[0, t, 2 * h:2 * h + 2, 2 * w:2 * w + 2].reshape(-1))
+    y[0, (t * 2 + h) * 3 + w], x[0, t, 2 * h : 2 * h + 2, 2 * w : 2 * w + 2].reshape(-1)
+  )
 
 
 @pytest.mark.parametrize('shape', [(1, 3, 5, 6, 2), (1, 3, 4, 7, 2)])
@@ -48,5 +53,12 @@ def test_sinusoid_as_diffusers(relative):
   steps = torch.tensor(1000 * (1 - t))
   timesteps = embeddings.Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=0)
   assert relative(ours, timesteps(steps).numpy()) < 1e-5
-  assert relative(ours, embeddings.get_timestep_embedding(
-      steps, 256, flip_sin_to_cos=True, downscale_freq_shift=0).numpy()) < 1e-5
+  assert (
+    relative(
+      ours,
+      embeddings.get_timestep_embedding(
+        steps, 256, flip_sin_to_cos=True, downscale_freq_shift=0
+      ).numpy(),
+    )
+    < 1e-5
+  )

@@ -1,4 +1,5 @@
 """sr4/nn/linear.py: an einsum, a bias on the axes that the kernel gives, in any layout."""
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,10 @@ from sr4.core.sharding import P
 from sr4.nn import linear
 
 CASES = [
-    ('bsd,df->bsf', (6, 8), ('fsdp', 'tensor'), (4, 3, 6), (8,)),
-    ('bsd,dxnk->xbsnk', (6, 3, 2, 4), ('fsdp', None, 'tensor', None), (4, 3, 6), (3, 2, 4)),
-    ('bsnk,nkd->bsd', (2, 4, 6), ('tensor', None, 'fsdp'), (4, 3, 2, 4), (6,)),
-    ('bd,dxe->xbe', (6, 9, 6), ('fsdp', None, None), (4, 6), (9, 6)),
+  ('bsd,df->bsf', (6, 8), ('fsdp', 'tensor'), (4, 3, 6), (8,)),
+  ('bsd,dxnk->xbsnk', (6, 3, 2, 4), ('fsdp', None, 'tensor', None), (4, 3, 6), (3, 2, 4)),
+  ('bsnk,nkd->bsd', (2, 4, 6), ('tensor', None, 'fsdp'), (4, 3, 2, 4), (6,)),
+  ('bd,dxe->xbe', (6, 9, 6), ('fsdp', None, None), (4, 6), (9, 6)),
 ]
 
 

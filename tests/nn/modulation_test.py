@@ -1,4 +1,5 @@
 """sr4/nn/modulation.py: AdaLN-Zero starts as the identity, and is LN(x) (1 + scale) + shift."""
+
 from diffusers.models import embeddings
 from diffusers.models import normalization
 from flax import nnx
@@ -17,10 +18,16 @@ def test_modulate_and_gate():
   x, update = _normal(2, 5, 8), _normal(2, 5, 8, seed=1)
   shift, scale, amount = _normal(3, 2, 8, seed=2)
   mean, std = x.mean(-1, keepdims=True), x.std(-1, keepdims=True)
-  np.testing.assert_allclose(modulation.modulate(jnp.asarray(x), shift, scale),
-                             (x - mean) / std * (1 + scale[:, None]) + shift[:, None], atol=1e-5)
-  np.testing.assert_allclose(modulation.gate(jnp.asarray(x), jnp.asarray(update), amount),
-                             x + amount[:, None] * update, atol=1e-6)
+  np.testing.assert_allclose(
+    modulation.modulate(jnp.asarray(x), shift, scale),
+    (x - mean) / std * (1 + scale[:, None]) + shift[:, None],
+    atol=1e-5,
+  )
+  np.testing.assert_allclose(
+    modulation.gate(jnp.asarray(x), jnp.asarray(update), amount),
+    x + amount[:, None] * update,
+    atol=1e-6,
+  )
 
 
 def test_as_ada_layer_norm_zero(relative):
@@ -31,7 +38,8 @@ def test_as_ada_layer_norm_zero(relative):
     normed, gate, shift_mlp, scale_mlp, gate_mlp = theirs(torch.tensor(x), emb=torch.tensor(emb))
   layer = modulation.projection(6, 16, rngs=nnx.Rngs(0))
   layer.kernel[...] = jnp.asarray(
-      theirs.linear.weight.detach().numpy().reshape(6, 16, 16).transpose(2, 0, 1))
+    theirs.linear.weight.detach().numpy().reshape(6, 16, 16).transpose(2, 0, 1)
+  )
   layer.bias[...] = jnp.asarray(theirs.linear.bias.detach().numpy().reshape(6, 16))
   silu = torch.nn.functional.silu(torch.tensor(emb)).numpy()
   mod = layer(jnp.asarray(silu))

@@ -1,4 +1,5 @@
 """sr4/nn/norm.py: against torch, statistics in fp32 whatever goes in."""
+
 import jax.numpy as jnp
 import numpy as np
 import torch

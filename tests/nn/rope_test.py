@@ -1,4 +1,5 @@
 """sr4/nn/rope.py: parity with the three published forms, and relative position as an identity."""
+
 from diffusers.models import embeddings
 from diffusers.models.transformers import transformer_hunyuan_video as hunyuan
 from diffusers.models.transformers import transformer_kandinsky6 as kandinsky
@@ -32,8 +33,10 @@ def _dots(positions, dims, q, k) -> np.ndarray:
   return np.einsum('bsnk,bsnk->s', turn(q, 0).astype(np.float64), turn(k, 1))
 
 
-@pytest.mark.parametrize('head_dim, dims', [(128, (44, 42, 42)), (256, (88, 84, 84)),
-                                            (64, (24, 20, 20)), (24, (8, 8, 8)), (12, (4, 4, 4))])
+@pytest.mark.parametrize(
+  'head_dim, dims',
+  [(128, (44, 42, 42)), (256, (88, 84, 84)), (64, (24, 20, 20)), (24, (8, 8, 8)), (12, (4, 4, 4))],
+)
 def test_split(head_dim, dims):
   assert rope.split_3d(head_dim) == dims and sum(dims) == head_dim
 
@@ -55,7 +58,8 @@ def test_as_hunyuan(relative):
   dims = (16, 56, 56)
   q = _normal(2, np.prod(GRID), 3, 128)
   frequencies = hunyuan.HunyuanVideoRotaryPosEmbed(2, 1, list(dims), 256.0)(
-      torch.zeros(1, 16, GRID[0], 2 * GRID[1], 2 * GRID[2]))
+    torch.zeros(1, 16, GRID[0], 2 * GRID[1], 2 * GRID[2])
+  )
   expected = embeddings.apply_rotary_emb(torch.tensor(q), frequencies, sequence_dim=1)
   assert relative(_rotated(q, _coordinates(GRID), dims, 256.0), expected.numpy()) < 1e-6
 

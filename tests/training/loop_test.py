@@ -1,4 +1,5 @@
 """Whole runs: what a kill, a SIGTERM and bad input leave behind."""
+
 import random
 import signal
 import subprocess
@@ -79,7 +80,9 @@ def test_another_seed_ends_elsewhere(home, uninterrupted):
   assert saved_digests(workdir) != uninterrupted
 
 
-@pytest.mark.parametrize('overrides, told', [
+@pytest.mark.parametrize(
+  'overrides, told',
+  [
     (['--config.train.stepz=3'], "did you mean 'steps'"),
     (['--config.train.steps=many'], 'not of type int'),
     (['--config.model.heads=3'], 'width 64 / heads 3'),
@@ -87,7 +90,8 @@ def test_another_seed_ends_elsewhere(home, uninterrupted):
     (['--config.trian.steps=3'], "did you mean 'train.steps'"),
     (['--config.step.accumulate=3'], 'rows=4 must be a multiple'),
     (['--config.model.size=huge'], "'huge' is not among"),
-])
+  ],
+)
 def test_bad_input_is_one_line(home, tmp_path, overrides, told):
   out = small_run.finish(train(home, tmp_path, *overrides), code=1)
   assert told in out and 'Traceback' not in out
@@ -106,8 +110,9 @@ def test_a_checkpoint_of_another_config_or_other_data_is_refused(home, uninterru
 
 def test_a_flipped_byte_is_found(home, uninterrupted):
   root = home / 'straight' / 'checkpoints'
-  largest = max((p for p in (root / str(STEPS)).rglob('d/*') if p.is_file()),
-                key=lambda p: p.stat().st_size)
+  largest = max(
+    (p for p in (root / str(STEPS)).rglob('d/*') if p.is_file()), key=lambda p: p.stat().st_size
+  )
   data = bytearray(largest.read_bytes())
   config = small_run.config(home)
   undamaged = bytes(data)
@@ -149,8 +154,9 @@ def disk(tmp_path):
   """A file system of 3 MB."""
   folder = tmp_path / 'disk'
   folder.mkdir()
-  if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', folder],
-                    capture_output=True, check=False).returncode:
+  if subprocess.run(
+    ['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', folder], capture_output=True, check=False
+  ).returncode:
     pytest.skip('only root can mount a small file system')
   yield folder
   subprocess.run(['umount', folder], check=True)

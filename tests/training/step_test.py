@@ -1,4 +1,5 @@
 """sr4/training/step.py: mesh and microbatches do not change a step; bad steps change nothing."""
+
 import dataclasses
 import functools
 
@@ -27,8 +28,17 @@ from sr4.training import step as step_lib
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
 ROWS = 4
-CONFIG = mmdit.Config(width=48, heads=4, dual_layers=1, single_layers=1, video_channels=3,
-                      audio_channels=5, text_width=6, dtype='float32', remat='none')
+CONFIG = mmdit.Config(
+  width=48,
+  heads=4,
+  dual_layers=1,
+  single_layers=1,
+  video_channels=3,
+  audio_channels=5,
+  text_width=6,
+  dtype='float32',
+  remat='none',
+)
 FLOW = flow_loss.Config(independent_times=0.5, drop=conditioning.DropConfig(0.25, 0.25))
 KEY = jax.random.key(7)  # Drops the text, and the other modality, of one row.
 # Its state is the gradient, bit by bit, and its update the gradient's descent.
@@ -54,13 +64,16 @@ def _batch() -> Batch:
   clip = segment(8, 3, 0, True, draw(2, 4, 4, 3), mask)
   clip.valid[3, 6:] = False
   segments = AV((reference, clip), (segment(3, 1, -1, False, draw(3, 5)), segment(8, 1, 0, True)))
-  weigh = lambda present, *shape: np.float32(np.broadcast_to(
-      present.reshape(-1, *(1,) * len(shape)), (ROWS, *shape)))
+  weigh = lambda present, *shape: np.float32(
+    np.broadcast_to(present.reshape(-1, *(1,) * len(shape)), (ROWS, *shape))
+  )
   text_valid = np.ones((ROWS, 4), bool)
   text_valid[1, 2:], text_valid[3] = False, False
-  return Batch(AV((draw(2, 4, 4, 3),), (draw(8, 5),)),
-               AV((weigh(present.video, 2, 4, 4, 1),), (weigh(present.audio, 8, 1),)),
-               Condition(segments, draw(4, 6), text_valid, present))
+  return Batch(
+    AV((draw(2, 4, 4, 3),), (draw(8, 5),)),
+    AV((weigh(present.video, 2, 4, 4, 1),), (weigh(present.audio, 8, 1),)),
+    Condition(segments, draw(4, 6), text_valid, present),
+  )
 
 
 def _state(randomized, tx) -> state_lib.State:
@@ -104,8 +117,9 @@ def test_a_step_is_a_step(on_one):
   assert state.step == 1 and state.guard.skipped == 0 and state.guard.norm == metrics['grad_norm']
 
 
-@pytest.mark.parametrize('mesh', [
-    dict(fsdp=2), dict(data=2, fsdp=2), dict(fsdp=2, seq=2, tensor=2)], ids=str)
+@pytest.mark.parametrize(
+  'mesh', [dict(fsdp=2), dict(data=2, fsdp=2), dict(fsdp=2, seq=2, tensor=2)], ids=str
+)
 def test_the_mesh_does_not_change_a_step(on_one, mesh, randomized, relative):
   _same(_updated(randomized, mesh), on_one, relative)
 
@@ -133,19 +147,23 @@ class Toy(nnx.Module):
     self.layer, self.other = Part(), Part()
 
   def __call__(self, x, t, cond):
-    told = 1.0 + cond.text_valid.sum(1) + cond.present.video + sum(
-        jnp.mean(s.positions, (1, 2)) for segments in cond.segments for s in segments or ())
+    told = (
+      1.0
+      + cond.text_valid.sum(1)
+      + cond.present.video
+      + sum(jnp.mean(s.positions, (1, 2)) for segments in cond.segments for s in segments or ())
+    )
     kernel = self.layer.kernel[...] + self.other.kernel[...]
     bias = self.layer.bias[...] + self.other.bias[...]
-    return jax.tree.map(
-        lambda a: kernel * a + bias * told.reshape(-1, *(1,) * (a.ndim - 1)), x)
+    return jax.tree.map(lambda a: kernel * a + bias * told.reshape(-1, *(1,) * (a.ndim - 1)), x)
 
 
 def _toy_batch(scale=1.0) -> Batch:
   x = scale * np.random.default_rng(0).standard_normal((ROWS, 8, 5), dtype=np.float32)
   there = np.ones(ROWS, bool)
-  cond = Condition(AV(None, ()), np.ones((ROWS, 1, 1), np.float32), np.ones((ROWS, 1), bool),
-                   AV(there, there))
+  cond = Condition(
+    AV(None, ()), np.ones((ROWS, 1, 1), np.float32), np.ones((ROWS, 1), bool), AV(there, there)
+  )
   return sharding.rows(Batch(AV(None, (x,)), AV(None, (np.ones((ROWS, 8, 1), np.float32),)), cond))
 
 
@@ -157,17 +175,22 @@ def _toy(tx, **fields):
 
 
 def _flat(state) -> dict:
-  return {f'{part}.{name}': np.asarray(x) for part in ('model', 'ema', 'opt')
-          for name, x in tree.to_flat(getattr(state, part)).items()} | {
-              'norm': np.asarray(state.guard.norm)}
+  return {
+    f'{part}.{name}': np.asarray(x)
+    for part in ('model', 'ema', 'opt')
+    for name, x in tree.to_flat(getattr(state, part)).items()
+  } | {'norm': np.asarray(state.guard.norm)}
 
 
 @pytest.mark.parametrize('mesh, parts', [(dict(fsdp=2), 2), (dict(fsdp=1), 4)])
 def test_microbatches_do_not_change_a_step(monkeypatch, mesh, parts, relative):
   """Rows without a modality fall unevenly into the parts.  Each part draws random numbers of its
   own, so they are taken away here."""
-  monkeypatch.setattr(path, 'sample_times', lambda key, rows, *_: AV(
-      *(sharding.over_rows(jnp.float32(t), rows) for t in (0.3, 0.6))))
+  monkeypatch.setattr(
+    path,
+    'sample_times',
+    lambda key, rows, *_: AV(*(sharding.over_rows(jnp.float32(t), rows) for t in (0.3, 0.6))),
+  )
   monkeypatch.setattr(path, 'noise_like', lambda key, x: jax.tree.map(lambda z: jnp.cos(7 * z), x))
   monkeypatch.setattr(conditioning, 'drop', lambda key, cond, config: cond)
 
@@ -248,8 +271,12 @@ def test_weight_decay_is_for_kernels_alone():
   zero = jax.tree.map(jnp.zeros_like, model)
   updates, _ = tx.update(zero, tx.init(model), model)
   moved = {name: float(x) for name, x in tree.to_flat(updates).items()}
-  assert moved == {'layer.kernel': pytest.approx(-1e-2), 'other.kernel': pytest.approx(-1e-2),
-                   'layer.bias': 0.0, 'other.bias': 0.0}
+  assert moved == {
+    'layer.kernel': pytest.approx(-1e-2),
+    'other.kernel': pytest.approx(-1e-2),
+    'layer.bias': 0.0,
+    'other.bias': 0.0,
+  }
 
 
 def test_all_kernels_of_the_model_decay_and_nothing_else():
@@ -257,6 +284,7 @@ def test_all_kernels_of_the_model_decay_and_nothing_else():
   decayed = tree.to_flat(tree.matching(model, optimizer.Config().decayed))
   for name, decays in decayed.items():
     assert decays == name.endswith('.kernel'), name
-  assert not any(decays for name, decays in decayed.items()
-                 if name.endswith(('bias', 'scale', 'table')))
+  assert not any(
+    decays for name, decays in decayed.items() if name.endswith(('bias', 'scale', 'table'))
+  )
   assert sum(decayed.values()) > 40

@@ -1,8 +1,9 @@
 """A text encoder without weights: words hashed from their bytes, for the quick start and the tests.
 
-It knows nothing of language.  Each word becomes one token whose embedding is a fixed random sum over
-its bytes and their places, so equal words are equal vectors, on every machine and for ever.
+It knows nothing of language.  Each word becomes one token whose embedding is a fixed random sum
+over its bytes and their places, so equal words are equal vectors, on every machine and for ever.
 """
+
 import dataclasses
 import functools
 import re
@@ -36,7 +37,7 @@ class ByteEncoder:
     text = np.zeros((len(prompts), c.tokens, c.width), np.float32)
     valid = np.zeros((len(prompts), c.tokens), bool)
     for row, prompt in enumerate(prompts):
-      for i, piece in enumerate(pieces(prompt)[:c.tokens]):
+      for i, piece in enumerate(pieces(prompt)[: c.tokens]):
         data = np.frombuffer(piece, np.uint8)
         text[row, i] = self.table[np.arange(len(data)), data].sum(0) / np.sqrt(len(data))
         valid[row, i] = True
@@ -46,4 +47,4 @@ class ByteEncoder:
 def pieces(prompt: str) -> list[bytes]:
   """Words, tags and signs of a prompt as UTF-8, lower case, none over LONGEST bytes."""
   words = PIECES.findall(prompt.lower().encode())
-  return [word[i:i + LONGEST] for word in words for i in range(0, len(word), LONGEST)]
+  return [word[i : i + LONGEST] for word in words for i in range(0, len(word), LONGEST)]
