@@ -60,6 +60,6 @@ def demo(config: ml_collections.ConfigDict):
   config.data.buckets.world = bucket('world', 17, 32, 16)
   config.optimizer.update(learning_rate=2e-3, warmup=50)
   config.step.ema = 0.995
-  config.train.update(steps=2600, save_every=500, log_every=20)
+  config.train.update(steps=2600, save_every=500, keep=6, log_every=20, max_seconds=600)
   config.preview.every = 0
   config.sample.num_inference_steps = 25

@@ -57,7 +57,16 @@ def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
 
 
 def condition(
-  codecs: AV, size: Size, patch, text, text_valid, present: AV, *, frames=None, known=None
+  codecs: AV,
+  size: Size,
+  patch,
+  text,
+  text_valid,
+  present: AV,
+  *,
+  frames=None,
+  known=None,
+  references: AV = AV((), ()),
 ) -> Condition:
   """What the model is told of clips of this size.
 
@@ -67,15 +76,22 @@ def condition(
     text, text_valid: [b m e], [b m] of the text encoder.
     present: AV of bool [b].
     frames, known: float [b T H W 3] in [-1, 1] and bool [b T]: the frames that are given.
+    references: AV of tuples of Segments, as `video_reference` and `audio_reference` make them.
   """
   rows = text.shape[0]
   video = audio = None
   if size.frames:
-    video = (video_segment(codecs.video, size, patch, rows, frames, known),)
+    video = (
+      *references.video,
+      video_segment(codecs.video, size, patch, rows, frames, known),
+    )
   if size.samples:
     length = codecs.audio.latent_length(size.samples)
     positions = over_rows(audio_positions(length, codecs.audio.rate), rows)
-    audio = (Segment(None, None, positions, over_rows(jnp.ones(length, bool), rows)),)
+    audio = (
+      *references.audio,
+      Segment(None, None, positions, over_rows(jnp.ones(length, bool), rows)),
+    )
   return Condition(AV(video, audio), text, text_valid, present)
 
 
@@ -91,6 +107,28 @@ def video_segment(codec, size: Size, patch, rows: int, frames, known) -> Segment
   seconds = codec.time_factor / size.fps
   positions = over_rows(video_positions(latent.shape[1:-1], patch, seconds), rows)
   return Segment(latent, mask, positions, over_rows(jnp.ones(positions.shape[1], bool), rows))
+
+
+def video_reference(latents: jax.Array, patch, seconds_per_latent: float, valid) -> Segment:
+  """Reference frames as context before the clip (Eq. 8-9).
+
+  Args:
+    latents: [b t h w c], the frames encoded one by one, padded to one size.
+    valid: bool [b t]: which there are; the others are seen by no one.
+  """
+  rows, count = latents.shape[:2]
+  positions = video_positions(latents.shape[1:-1], patch, seconds_per_latent)
+  positions = positions.at[:, 0].add(-count * seconds_per_latent)  # t = -N_cond + i
+  seen = jnp.repeat(valid, positions.shape[0] // count, 1)
+  mask = jnp.ones_like(latents[..., :1])
+  return Segment(latents, mask, over_rows(positions, rows), seen, generated=False)
+
+
+def audio_reference(latents: jax.Array, rate: float, valid) -> Segment:
+  """A reference sound before the audio tokens: latents [b l c], valid bool [b l]."""
+  rows, length, _ = latents.shape
+  positions = audio_positions(length, rate) - length / rate
+  return Segment(latents, None, over_rows(positions, rows), valid, generated=False)
 
 
 def video_positions(grid, patch, seconds_per_latent: float) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from sr4.core import prng
 from sr4.core.av import AV
 from sr4.core.batch import Batch
+from sr4.core.batch import Condition
 from sr4.flow import conditioning
 from sr4.flow import path
 
@@ -47,16 +48,20 @@ def row_weights(weights: AV) -> AV:
   return AV(*map(one, weights))
 
 
-def per_example(model, key: jax.Array, batch: Batch, config: Config) -> AV:
-  """AV of fp32 [b]: the loss of each row at one random time with one random noise."""
-  rows = batch.cond.text.shape[0]
+def draw(key: jax.Array, batch: Batch, config: Config) -> tuple[AV, AV, Condition]:
+  """All that is random in a row's loss: its times, its noise and what it is told."""
   t = path.sample_times(
     prng.named(key, 'time'),
-    rows,
+    batch.cond.text.shape[0],
     AV(config.video_time, config.audio_time),
     config.independent_times,
   )
   noise = path.noise_like(prng.named(key, 'noise'), batch.latents)
-  cond = conditioning.drop(prng.named(key, 'drop'), batch.cond, config.drop)
+  return t, noise, conditioning.drop(prng.named(key, 'drop'), batch.cond, config.drop)
+
+
+def per_example(model, batch: Batch, drawn) -> AV:
+  """AV of fp32 [b]: the loss of each row with what was drawn for it."""
+  t, noise, cond = drawn
   v = model(path.interpolate(t, batch.latents, noise), t, cond)
   return squared_error(v, path.velocity(batch.latents, noise), batch.weights)

@@ -60,11 +60,12 @@ def update(tx, flow: flow_loss.Config, c: Config, state: State, root_key, batch)
 def accumulated(model, key, batch, weights, flow, parts: int):
   """((loss, {modality: loss}), gradient), summed over `parts` microbatches.
 
-  Rows weigh the same in any number of parts, as their shares are those of the whole batch.
+  Rows weigh the same in any number of parts, and draw the same times, noise and drops: all that is
+  random is drawn for the whole batch.
   """
 
-  def weighted(model, key, batch, weights):
-    per = flow_loss.per_example(model, key, batch, flow)
+  def weighted(model, batch, weights, drawn):
+    per = flow_loss.per_example(model, batch, drawn)
     per = {
       name: jnp.sum(loss * w)
       for name, loss, w in zip(per._fields, per, weights)
@@ -73,20 +74,18 @@ def accumulated(model, key, batch, weights, flow, parts: int):
     return sum(per.values()), per
 
   grad = jax.value_and_grad(weighted, has_aux=True)
+  rows = batch, weights, flow_loss.draw(key, batch, flow)
   if parts == 1:
-    return grad(model, key, batch, weights)
-  split = jax.tree.map(lambda x: microbatches(x, parts), (batch, weights))
+    return grad(model, *rows)
+  split = jax.tree.map(lambda x: microbatches(x, parts), rows)
 
   def add(total, part):
-    i, (batch, weights) = part
-    return jax.tree.map(
-      jnp.add, total, grad(model, prng.named(key, 'part', i), batch, weights)
-    ), None
+    return jax.tree.map(jnp.add, total, grad(model, *part)), None
 
   first = jax.tree.map(lambda x: x[0], split)
-  like = jax.eval_shape(grad, model, key, *first)
+  like = jax.eval_shape(grad, model, *first)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding.spec), like)
-  return jax.lax.scan(add, zeros, (jnp.arange(parts), split))[0]
+  return jax.lax.scan(add, zeros, split)[0]
 
 
 def microbatches(x: jax.Array, parts: int) -> jax.Array:

@@ -102,6 +102,7 @@ def test_known_frames_are_shown_and_nothing_else(relative):
 
 class Cumulative:
   """A causal codec whose latents hold all that went before, as a VAE's may."""
+
   time_factor = 4
 
   def encode(self, frames):
@@ -118,8 +119,11 @@ def test_a_known_end_does_not_tell_what_comes_before_it():
   frames = np.random.default_rng(0).uniform(-1, 1, (1, 9, 4, 4, 3)).astype(np.float32)
   hidden = np.where(known[:, :, None, None, None], frames, np.float32(0.7))
   size = Size(9, 4, 4, 8.0, 0)
-  run = lambda frames: np.asarray(conditioning.video_segment(
-      Cumulative(), size, PATCH, 1, jnp.asarray(frames), jnp.asarray(known)).known)
+  run = lambda frames: np.asarray(
+    conditioning.video_segment(
+      Cumulative(), size, PATCH, 1, jnp.asarray(frames), jnp.asarray(known)
+    ).known
+  )
   np.testing.assert_array_equal(run(frames), run(hidden))
   assert np.any(run(frames) != run(-frames))
 
@@ -208,3 +212,22 @@ def test_without_takes_from_the_rows_named():
   np.testing.assert_array_equal(alone.video, [False, True, False])
   np.testing.assert_array_equal(alone.audio, [False, False, False])
   assert not np.any(conditioning.without_modality(cond).present.video)
+
+
+def test_references_come_before_the_clip_in_time_and_keep_their_places():
+  latents = jnp.arange(2.0 * 3 * 4 * 6 * 5).reshape(2, 3, 4, 6, 5)
+  valid = jnp.array([[True, True, True], [True, False, False]])
+  segment = conditioning.video_reference(latents, (1, 2, 2), 0.25, valid)
+  assert not segment.generated and segment.positions.shape == (2, 3 * 2 * 3, 3)
+  seconds = np.asarray(segment.positions[0, :, 0]).reshape(3, 6)
+  np.testing.assert_allclose(seconds, np.repeat([[-0.75], [-0.5], [-0.25]], 6, 1))
+  clip = conditioning.video_positions((3, 4, 6), (1, 2, 2), 0.25)
+  np.testing.assert_array_equal(segment.positions[0, :, 1:], clip[:, 1:])
+  np.testing.assert_array_equal(segment.valid[1], [True] * 6 + [False] * 12)
+  assert segment.mask.min() == 1 and segment.known is latents
+
+
+def test_reference_sounds_end_where_the_clip_begins():
+  segment = conditioning.audio_reference(jnp.zeros((1, 4, 8)), 2.0, jnp.ones((1, 4), bool))
+  np.testing.assert_allclose(segment.positions[0, :, 0], [-2.0, -1.5, -1.0, -0.5])
+  assert not segment.generated and segment.mask is None

@@ -108,7 +108,7 @@ def test_per_example_is_equation_6():
     seen.append((x, t, cond))
     return jax.tree.map(jnp.zeros_like, x)
 
-  out = loss.per_example(model, KEY, batch, config)
+  out = loss.per_example(model, batch, loss.draw(KEY, batch, config))
   ((x, t, cond),) = seen
   # z_t and z_0 give the noise back, which gives the target.
   noise = path.each(lambda t, x, z: (x - t * z) / (1 - t), t, x, batch.latents)

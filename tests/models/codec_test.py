@@ -85,7 +85,9 @@ def test_video_channels_are_ordered_by_frequency():
 def test_video_is_causal_by_gradient():
   video = _video()
   frames = _frames(1, 13, 8, 8)
-  jacobian = jax.jacrev(lambda x: jnp.sum(jnp.abs(video.encode(x)), axis=(0, 2, 3, 4)))(frames)
+  jacobian = jax.jacrev(lambda x: jnp.sum(jnp.abs(video.encode(x)), axis=(0, 2, 3, 4)))(
+    jnp.asarray(frames)
+  )
   seen = np.abs(jacobian).sum(axis=(1, 3, 4, 5)) > 0  # [t, T]
   for i in range(4):
     first = max(0, 4 * i - 3)

@@ -45,7 +45,7 @@ def test_a_size_that_does_not_divide(shape):
 def test_sinusoid_as_diffusers(relative):
   """Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=0) at timestep 1000 (1 - t).
 
-  Angles reach 1000, where fp32 keeps 6e-5 of a turn: both are compared with fp64, ours at 1e-5.
+  Angles reach 1000, where neighbours in fp32 are 6e-5 apart: hence 1e-5, and not 1e-6.
   """
   t = np.float32([0, 0.125, 0.5, 0.75, 1])  # 1000 (1 - t) is exact.
   ours = embed.sinusoid(jnp.asarray(t))
