@@ -1,7 +1,5 @@
 """sr4/flow/loss.py: weights, and that a row without a modality contributes exactly nothing."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,13 +117,15 @@ def test_per_example_is_equation_6():
   assert 0.8 < np.std(noise.video[0]) < 1.2
   jax.tree.map(np.testing.assert_array_equal, cond.text_valid, batch.cond.text_valid)
   exact = path.velocity(batch.latents, path.noise_like(prng.named(KEY, 'noise'), batch.latents))
-  assert not any(np.any(x) for x in loss.per_example(lambda *_: exact, KEY, batch, config))
+  assert not any(
+    np.any(x) for x in loss.per_example(lambda *_: exact, batch, loss.draw(KEY, batch, config))
+  )
 
 
 def test_the_key_is_all_the_randomness():
   batch, config = _batch(), loss.Config()
   model = lambda x, t, cond: jax.tree.map(lambda a: 0.5 * a + cond.text_valid.sum(), x)
-  run = lambda key: loss.per_example(model, key, batch, config)
+  run = lambda key: loss.per_example(model, batch, loss.draw(key, batch, config))
   jax.tree.map(np.testing.assert_array_equal, run(KEY), run(KEY))
   assert np.all(run(KEY).video[1:] != run(jax.random.key(12)).video[1:])
 
@@ -134,12 +134,8 @@ def test_dropped_conditions_reach_the_model():
   batch, told = _batch(), []
   model = lambda x, t, cond: (told.append(cond), x)[1]
   for share in (0.0, 1.0):
-    loss.per_example(
-      model,
-      KEY,
-      batch,
-      dataclasses.replace(loss.Config(), drop=conditioning.DropConfig(share, share)),
-    )
+    config = loss.Config(drop=conditioning.DropConfig(share, share))
+    loss.per_example(model, batch, loss.draw(KEY, batch, config))
   kept, dropped = told
   assert np.all(kept.text_valid) and np.all(kept.present.video & kept.present.audio)
   assert not np.any(dropped.text_valid)
