@@ -15,9 +15,14 @@ import math
 from grain import experimental
 import numpy as np
 
+from sr4.core import errors
 from sr4.core.batch import Size
 
 CYCLE = 1024  # steps in which the shares hold exactly
+
+
+class ScheduleError(errors.UserError):
+  """Buckets that no run can follow."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +37,12 @@ class Bucket:
 
   def __post_init__(self):
     if not self.records:
-      raise ValueError(
+      raise ScheduleError(
         f'bucket {self.name!r} has no records; give it a folder that has some, or '
         'take the bucket out'
       )
     if self.rows < 1 or self.weight < 0:
-      raise ValueError(
+      raise ScheduleError(
         f'bucket {self.name!r} has rows={self.rows}, weight={self.weight}; rows must '
         'be at least 1 and the weight not negative'
       )
@@ -54,7 +59,7 @@ class Schedule:
     """Steps of each bucket in a cycle, by largest remainder: [buckets], summing to the cycle."""
     weights = np.array([b.weight for b in self.buckets], float)
     if not weights.sum() > 0:
-      raise ValueError('the weights of the buckets sum to 0; give at least one a positive weight')
+      raise ScheduleError('the weights of the buckets sum to 0; give one a positive weight')
     exact = weights / weights.sum() * self.cycle
     counts = np.floor(exact).astype(int)
     order = np.argsort(-(exact - counts), kind='stable')
@@ -73,7 +78,7 @@ class Schedule:
     b, visit = self.at(step)
     rows = self.buckets[b].rows
     if rows % hosts:
-      raise ValueError(
+      raise ScheduleError(
         f'bucket {self.buckets[b].name!r} has {rows} rows, which {hosts} hosts cannot '
         f'share; use a multiple of {hosts}'
       )
@@ -117,10 +122,10 @@ def _order(seed: int, shares: tuple[int, ...], cycle: int) -> tuple[np.ndarray, 
 
 
 def check_hosts(schedule: Schedule, hosts: int):
-  """ValueError naming the first bucket whose rows these hosts cannot share."""
+  """ScheduleError naming the first bucket whose rows these hosts cannot share."""
   for b in schedule.buckets:
     if b.rows % hosts:
-      raise ValueError(
+      raise ScheduleError(
         f'bucket {b.name!r} has {b.rows} rows, which {hosts} hosts cannot share; use '
         f'a multiple of {math.lcm(hosts, 1)}'
       )

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from sr4.core import errors
+
 AXES = ('data', 'fsdp', 'seq', 'tensor')  # slices | parameters and batch | tokens | heads, MLP
 DP = ('data', 'fsdp')
 
@@ -27,18 +29,18 @@ def make_mesh(**sizes: int) -> jax.sharding.Mesh:
   """A mesh over all devices; axes not named have size 1, `fsdp` takes what is left.
 
   Raises:
-    ValueError: an unknown axis, or sizes that do not divide the number of devices.
+    UserError: an unknown axis, or sizes that do not divide the number of devices.
   """
   unknown = set(sizes) - set(AXES)
   if unknown:
-    raise ValueError(f'mesh axes {sorted(unknown)} are not among {AXES}')
+    raise errors.UserError(f'mesh axes {sorted(unknown)} are not among {AXES}')
   shape = {axis: 1 for axis in AXES} | {'fsdp': -1} | sizes
   if bad := {axis: n for axis, n in shape.items() if n < 1 and (axis, n) != ('fsdp', -1)}:
-    raise ValueError(f'mesh {bad}: an axis has at least 1 device; only fsdp may be -1, the rest')
+    raise errors.UserError(f'mesh {bad}: an axis has 1 device or more; only fsdp may be -1')
   devices = jax.device_count()
   named = math.prod(n for n in shape.values() if n > 0)
   if devices % named:
-    raise ValueError(
+    raise errors.UserError(
       f'mesh {sizes} takes {named} devices at a time, which does not divide the {devices} there '
       f'are; choose sizes whose product divides {devices}'
     )

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from sr4.core import errors
 from sr4.core import sharding
 from sr4.core.sharding import HEADS
 from sr4.core.sharding import P
@@ -31,7 +32,7 @@ def attend(queries, keys, values, valid, layouts) -> tuple[jax.Array, ...]:
   ways = sharding.axis_size('seq', 'tensor')
   heads = queries[0].shape[2]
   if heads % ways:
-    raise ValueError(
+    raise errors.UserError(
       f'{heads} heads cannot be split over seq x tensor = {ways} devices; choose '
       f'mesh.seq * mesh.tensor among the divisors of {heads}'
     )
