@@ -9,10 +9,6 @@ metrics.jsonl of `sr4 train`.  The page loads nothing from anywhere.
 import sys
 
 LARGEST = 7_500_000  # Characters; clips that do not fit are left out.
-STRIP = 9  # Frames in a strip.
-SOUND_TOP = 2400.0  # Hz in a spectrogram; SR4-World's rings and its codec end there.
-LOUD, SILENT = -15.0, -85.0  # dB, the brightest and the darkest of a spectrogram.
-HEAT = ((8, 8, 20), (58, 22, 92), (150, 44, 110), (232, 92, 72), (252, 178, 92), (252, 244, 200))
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fbfaf8; --card: #fff; --ink: #23211e; --soft: #75706a;
@@ -155,6 +151,9 @@ the world's own. Without skill: guessing, or the sounds of other clips.</p>
 
 def cards(figures) -> str:
   """The three answers, each on a line from no skill to the most that can be reached."""
+
+  from sr4.metrics import drawing
+
   rows = []
   for title, name, meaning in (
     ('Colour', 'color_accuracy', 'of clips show the colour that the caption names'),
@@ -174,7 +173,7 @@ def cards(figures) -> str:
     figures.get(name)
     for name in ('onset_error_ms', 'onset_error_shuffled_ms', 'codec_onset_error_ms')
   )
-  along = lambda ms: None if ms is None else 1 - position(ms, 1, 1000)
+  along = lambda ms: None if ms is None else 1 - drawing.position(ms, 1, 1000)
   value = 'nothing to time' if error is None else f'{milliseconds(error)}'
   rows.append(
     card(
@@ -250,62 +249,16 @@ def table(figures) -> str:
 
 
 def loss_section(rows) -> str:
+  from sr4.metrics import drawing
+
   if len(rows) < 2:
     return ''
   steps = [row['step'] for row in rows]
   curves = {name: [row[name] for row in rows] for name in ('video', 'audio') if name in rows[0]}
   return (
     '<h2>Training</h2><p class="small soft">Loss of each modality by step; thin as it was, thick '
-    f'its running mean.</p><div class="card">{chart(steps, curves)}</div>'
+    f'its running mean.</p><div class="card">{drawing.chart(steps, curves)}</div>'
   )
-
-
-def chart(steps, curves, width=960, height=300) -> str:
-  """Lines over steps, on a log axis."""
-  import numpy as np
-
-  left, right, top, bottom = 36, 60, 8, 28
-  values = np.concatenate([[v for v in curve if v > 0] for curve in curves.values()])
-  low, high = values.min() / 1.05, values.max() * 1.05
-  x = lambda step: left + (width - left - right) * (step - steps[0]) / (steps[-1] - steps[0])
-  y = lambda value: top + (height - top - bottom) * (1 - position(value, low, high))
-  parts = []
-  for tick in (m * 10.0**e for e in range(-6, 6) for m in (1, 1.5, 2, 3, 5, 7)):
-    if low <= tick <= high:
-      parts.append(
-        f'<line x1="{left}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" '
-        f'stroke="var(--line)"/><text x="{left - 8}" y="{y(tick) + 4:.1f}" '
-        f'text-anchor="end">{tick:g}</text>'
-      )
-  for step in np.linspace(steps[0], steps[-1], 5).round().astype(int):
-    parts.append(f'<text x="{x(step):.1f}" y="{height - 6}" text-anchor="middle">{step:,}</text>')
-  for name, curve in curves.items():
-    for line, stroke, opacity in ((curve, 1, 0.35), (smooth(curve), 2, 1)):
-      points = ' '.join(f'{x(s):.1f},{y(v):.1f}' for s, v in zip(steps, line) if v > 0)
-      parts.append(
-        f'<polyline points="{points}" fill="none" stroke="var(--{name})" '
-        f'stroke-width="{stroke}" opacity="{opacity}" stroke-linejoin="round"/>'
-      )
-    parts.append(
-      f'<text x="{width - right + 8}" y="{y(smooth(curve)[-1]) + 4:.1f}" '
-      f'style="fill:var(--{name})">{name}</text>'
-    )
-  label = ', '.join(
-    f'{name} from {curve[0]:.3g} to {smooth(curve)[-1]:.3g}' for name, curve in curves.items()
-  )
-  return (
-    f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="Loss by step: {label}">'
-    f'{"".join(parts)}</svg>'
-  )
-
-
-def smooth(curve):
-  """The mean over a tenth of the curve around each point."""
-  import numpy as np
-
-  last = len(curve) - 1
-  reach = [min(last // 20, i, last - i) for i in range(last + 1)]  # Ends stay where they are.
-  return [float(np.mean(curve[i - r : i + r + 1])) for i, r in enumerate(reach)]
 
 
 # --- Clips ----------------------------------------------------------------------------------------
@@ -366,129 +319,28 @@ def clip_card(row, path) -> str:
 
 def view(title, video, prompt, row, frames, samples, fps, sample_rate) -> str:
   """One clip: it plays, and lies open along time."""
+
+  from sr4.metrics import drawing
+
   with open(video, 'rb') as f:
-    source = data_uri('video/mp4', f.read())
+    source = drawing.data_uri('video/mp4', f.read())
   label = f'{title}: {escape(prompt)}'
   height, width = frames.shape[1:3]
   return (
     f'<figure><figcaption>{title}</figcaption><div class="view">'
     f'<video controls loop playsinline preload="metadata" src="{source}" aria-label="{label}" '
     f'style="--aspect:{width}/{height}"></video>'
-    f'{timeline(label, row, frames, samples, fps, sample_rate)}</div></figure>'
-  )
-
-
-def timeline(label, row, frames, samples, fps, sample_rate, width=360) -> str:
-  """Frames, waveform and spectrogram above each other, on one axis of time."""
-  from sr4.metrics import sync
-
-  seconds = max(len(frames) / fps, len(samples) / sample_rate)
-  x = lambda time: width * time / seconds
-  strip, tall = filmstrip(frames)
-  high = width * tall
-  middle, half, floor, deep = high + 30, 22, high + 58, 62
-  heat = png(heatmap(sync.spectrogram(samples, sample_rate, top=SOUND_TOP)))
-  marks = ''.join(
-    f'<line x1="{x(time):.1f}" x2="{x(time):.1f}" y1="{a}" y2="{b}" stroke="var(--{color})" '
-    'stroke-width="1.5"/>'
-    for name, color, a, b in (
-      ('bounces', 'video', high + 3, middle),
-      ('rings', 'audio', middle, floor + 5),
-    )
-    for time in row[name]
-  )
-  bounces, rings = (
-    ', '.join(f'{time:.2f}' for time in row[name]) or 'none' for name in ('bounces', 'rings')
-  )
-  return (
-    f'<svg viewBox="0 0 {width} {floor + deep:.0f}" role="img" aria-label="{label}. Bounces seen '
-    f'at (s): {bounces}. Rings heard at (s): {rings}.">'
-    f'<image class="pixels" width="{width}" height="{high:.1f}" preserveAspectRatio="none" '
-    f'href="{data_uri("image/png", png(strip))}"/>'
-    f'<path d="{wave(samples, width, middle, half)}" fill="var(--soft)"/>'
-    f'<image y="{floor:.1f}" width="{width}" height="{deep}" preserveAspectRatio="none" '
-    f'href="{data_uri("image/png", heat)}"/>{marks}</svg>'
-  )
-
-
-def filmstrip(frames):
-  """(uint8 [h w 3], frames side by side from the first to the last; its height over its width)."""
-  import numpy as np
-
-  shown = frames[np.linspace(0, len(frames) - 1, min(STRIP, len(frames))).round().astype(int)]
-  line = np.full((*shown.shape[1:2], 1, 3), 90, np.uint8)
-  strip = np.concatenate([part for frame in shown for part in (frame, line)][:-1], axis=1)
-  return strip, strip.shape[0] / strip.shape[1]
-
-
-def wave(samples, width, middle, half, points=240) -> str:
-  """An SVG path around the least and the greatest sample of each stretch."""
-  import numpy as np
-
-  mono = samples.mean(1)
-  edges = np.linspace(0, len(mono), points + 1).astype(int)
-  lows, highs = (f.reduceat(mono, edges[:-1]) for f in (np.minimum, np.maximum))
-  xs = (np.arange(points) + 0.5) * width / points
-  level = lambda v: middle - half * np.clip(v, -1, 1)
-  around = [*zip(xs, level(highs) - 0.4), *zip(xs[::-1], level(lows)[::-1] + 0.4)]
-  return 'M' + 'L'.join(f'{x:.1f} {y:.1f}' for x, y in around) + 'Z'
-
-
-def heatmap(decibels):
-  """[f t] dB -> uint8 [f t 3], low frequencies at the bottom."""
-  import numpy as np
-
-  at = np.clip((decibels[::-1] - SILENT) / (LOUD - SILENT), 0, 1) * (len(HEAT) - 1)
-  return (
-    np.stack([np.interp(at, np.arange(len(HEAT)), channel) for channel in zip(*HEAT)], axis=-1)
-    .round()
-    .astype(np.uint8)
+    f'{drawing.timeline(label, row, frames, samples, fps, sample_rate)}</div></figure>'
   )
 
 
 # --- Small things ---------------------------------------------------------------------------------
 
 
-def png(pixels) -> bytes:
-  """uint8 [h w 3] as a PNG file."""
-  import struct
-  import zlib
-
-  import numpy as np
-
-  def chunk(kind, data):
-    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-
-  height, width, _ = pixels.shape
-  rows = np.pad(
-    pixels.reshape(height, width * 3), ((0, 0), (1, 0))
-  )  # Each begins with its filter: 0.
-  header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB.
-  return (
-    b'\x89PNG\r\n\x1a\n'
-    + chunk(b'IHDR', header)
-    + chunk(b'IDAT', zlib.compress(rows.tobytes(), 9))
-    + chunk(b'IEND', b'')
-  )
-
-
-def data_uri(kind: str, data: bytes) -> str:
-  import base64
-
-  return f'data:{kind};base64,{base64.b64encode(data).decode()}'
-
-
 def escape(text: str) -> str:
   import html
 
   return html.escape(text)
-
-
-def position(value, low, high) -> float:
-  """Where a value lies between two others on a log axis: 0 to 1."""
-  import math
-
-  return min(1.0, max(0.0, math.log(max(value, 1e-9) / low) / math.log(high / low)))
 
 
 def percent(share) -> str:

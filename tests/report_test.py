@@ -14,6 +14,7 @@ from data_pipelines import world
 from sr4 import evaluate
 from sr4 import report
 from sr4.core import errors
+from sr4.metrics import drawing
 
 VOID = {'meta', 'img', 'br', 'link', 'input', 'hr'}
 
@@ -151,18 +152,18 @@ def test_clips_that_do_not_fit_are_left_out(workdir, monkeypatch):
 
 def test_png_reads_back_elsewhere():
   pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
-  image = Image.open(io.BytesIO(report.png(pixels)))
+  image = Image.open(io.BytesIO(drawing.png(pixels)))
   image.verify()  # The checksums.
-  np.testing.assert_array_equal(Image.open(io.BytesIO(report.png(pixels))), pixels)
+  np.testing.assert_array_equal(Image.open(io.BytesIO(drawing.png(pixels))), pixels)
 
 
 def test_heatmap_has_low_frequencies_below():
-  shown = report.heatmap(np.array([[report.LOUD + 9, report.SILENT - 9], [report.SILENT] * 2]))
-  np.testing.assert_array_equal(shown, [[report.HEAT[0]] * 2, [report.HEAT[-1], report.HEAT[0]]])
+  shown = drawing.heatmap(np.array([[drawing.LOUD + 9, drawing.SILENT - 9], [drawing.SILENT] * 2]))
+  np.testing.assert_array_equal(shown, [[drawing.HEAT[0]] * 2, [drawing.HEAT[-1], drawing.HEAT[0]]])
 
 
 def test_filmstrip_runs_from_the_first_frame_to_the_last():
   frames = np.arange(17, dtype=np.uint8)[:, None, None, None] * np.ones((4, 6, 3), np.uint8)
-  strip, tall = report.filmstrip(frames)
+  strip, tall = drawing.filmstrip(frames)
   assert strip.shape == (4, 9 * 6 + 8, 3) and tall == 4 / 62
   assert strip[0, 0, 0] == 0 and strip[0, -1, 0] == 16 and strip[0, 7, 0] == 2

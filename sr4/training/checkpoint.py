@@ -114,10 +114,12 @@ def restore(directory: str, step: int, like, prefix: str = ''):
   args = {
     name: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype) for name, x in wanted.items()
   }
-  flat = handler.restore(
-    path / 'arrays',
-    args=ocp.args.PyTreeRestore(item=wanted, restore_args=args, partial_restore=True),
-  )
+  asked = ocp.args.PyTreeRestore(item=wanted, restore_args=args, partial_restore=True)
+  try:
+    flat = handler.restore(path / 'arrays', args=asked)
+  except (OSError, ValueError) as error:
+    reason = str(error).partition('\n')[0][:300]
+    raise CheckpointError(f'{path} cannot be read: {reason}; take an earlier step') from error
   _, told = page(directory, step)
   broken = [name for name, digest in digests(flat).items() if told['digests'][name] != digest]
   if broken:
