@@ -175,9 +175,6 @@ def read_image(source, height: int, width: int, limits: Limits = Limits()) -> np
     return _Scaler(video, height, width)(frame)
 
 
-# --- Opening -------------------------------------------------------------------------------------
-
-
 def _name(source) -> str:
   return f'<{len(source)} bytes>' if isinstance(source, bytes) else os.fspath(source)
 
@@ -286,9 +283,6 @@ def _check_limits(info: Info, limits: Limits):
     raise MediaError(
       f'{info.duration:.0f} s long, the limit is {limits.max_seconds:g} s; cut it, or pass Limits.'
     )
-
-
-# --- Decoding ------------------------------------------------------------------------------------
 
 
 def _decode(source, start, make_sinks) -> list:

@@ -197,9 +197,6 @@ def _check(record: Record, codec: str):
       )
 
 
-# --- Directories ---------------------------------------------------------------------------------
-
-
 def write(
   directory, records: Iterable[Record], *, codec: str = 'raw', shard_size: int = 256 << 20
 ) -> Manifest:

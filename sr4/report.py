@@ -106,9 +106,6 @@ def read_losses(path: str) -> list[dict]:
   return metrics.read(path) if os.path.exists(path) else []
 
 
-# --- The page -------------------------------------------------------------------------------------
-
-
 def page(figures, clips, config, losses, folder) -> str:
   import json
 
@@ -261,9 +258,6 @@ def loss_section(rows) -> str:
   )
 
 
-# --- Clips ----------------------------------------------------------------------------------------
-
-
 def clip_section(clips, folder, room: int) -> str:
   import os
 
@@ -332,9 +326,6 @@ def view(title, video, prompt, row, frames, samples, fps, sample_rate) -> str:
     f'style="--aspect:{width}/{height}"></video>'
     f'{drawing.timeline(label, row, frames, samples, fps, sample_rate)}</div></figure>'
   )
-
-
-# --- Small things ---------------------------------------------------------------------------------
 
 
 def escape(text: str) -> str:

@@ -297,9 +297,6 @@ def test_a_small_disk_that_is_really_full(tmp_path):
     subprocess.run(['umount', str(disk)], check=True)
 
 
-# --- Command line --------------------------------------------------------------------------------
-
-
 def clip(path, seconds=2.0, fps=20, sound=True, level=0.3):
   n = round(seconds * fps)
   frames = np.zeros((n, 32, 48, 3), np.uint8)
