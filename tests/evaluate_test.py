@@ -41,7 +41,6 @@ def start(home, out, *arguments):
     '--batch',
     4,
     *arguments,
-    cache=home / 'cache',
   )
 
 

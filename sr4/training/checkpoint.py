@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 
 from etils import epath
 import jax
@@ -21,8 +22,9 @@ from sr4.core import errors
 from sr4.core import tree
 from sr4.core.sharding import P
 
-# Orbax logs a page of tracebacks for an error that it raises, too; we tell it once.
-logging.getLogger('absl').setLevel(logging.CRITICAL)
+# Of an error that Orbax raises its threads log pages of tracebacks, too; we tell it once.
+for noisy in ('absl', 'asyncio', 'concurrent.futures'):
+  logging.getLogger(noisy).setLevel(logging.CRITICAL)
 CHUNK = 64 << 20  # bytes; aligned to layers, so that one layer can be read alone
 
 
@@ -52,6 +54,7 @@ class Checkpoints:
   def save(self, step: int, state, page: dict):
     """Starts to write; returns when the state may be changed.  page: JSON, without digests."""
     flat = tree.to_flat(state)
+    check_room(self.directory, flat)
     page = page | {'digests': digests(flat)}
     layout = lambda name: (0,) if '.dual.' in name or '.single.' in name else ()
     save_args = {
@@ -66,13 +69,26 @@ class Checkpoints:
       )
 
 
+def check_room(directory: str, flat: dict):
+  """CheckpointError if this host's part of the arrays cannot fit: better than half a checkpoint."""
+  shards = [shard for x in flat.values() for shard in x.addressable_shards]
+  need = sum(shard.data.nbytes for shard in shards if shard.replica_id == 0)
+  free = shutil.disk_usage(directory).free
+  if free < need:
+    raise CheckpointError(
+      f'{directory}: no space left on device for a checkpoint: {need / 1e6:.1f} MB are needed, '
+      f'{free / 1e6:.1f} MB are free. The steps that are there are whole; make room, or keep fewer '
+      '(config.train.keep), and run the same command again'
+    )
+
+
 @contextlib.contextmanager
 def writing(directory: str):
   """Turns what tensorstore says of a full or failing disk into one line."""
   try:
     yield
   except (OSError, ValueError) as error:
-    reason = re.search(r'([^:]+) \[os_error_code', str(error))
+    reason = re.search(r'(\w[\w ]*) \[os_error_code', str(error))
     raise CheckpointError(
       f'{directory}: a checkpoint could not be written: {reason[1].strip() if reason else error}. '
       'The steps that are there are whole; make room and run the same command again'

@@ -166,7 +166,7 @@ def disk(tmp_path):
 
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(home, disk):
   out = small_run.finish(train(home, disk / 'run'), code=1)
-  assert out.splitlines()[-1].startswith('sr4: ') and 'No space left on device' in out
+  assert out.splitlines()[-1].startswith('sr4: ') and 'no space left on device' in out
   assert 'Traceback' not in out
   subprocess.run(['mount', '-o', 'remount,size=200m', disk], check=True)
   small_run.finish(train(home, disk / 'run'))
