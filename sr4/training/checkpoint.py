@@ -104,10 +104,11 @@ def page(directory: str, step: int | None = None) -> tuple[int, dict]:
   root = epath.Path(os.path.abspath(directory))
   steps = sorted(int(p.name) for p in root.iterdir() if p.name.isdigit()) if root.is_dir() else []
   if not steps or (step is not None and step not in steps):
-    there = f'it has steps {steps}' if steps else 'it has no checkpoints'
+    there = (
+      f'no checkpoint of step {step}; it has steps {steps}' if steps else 'it has no checkpoints'
+    )
     raise CheckpointError(
-      f'{directory}: no checkpoint {"" if step is None else step}; {there}. '
-      'Give the folder that training wrote (WORKDIR/checkpoints)'
+      f'{directory}: {there}. Give the folder that training wrote, WORKDIR/checkpoints'
     )
   step = steps[-1] if step is None else step
   return step, ocp.JsonCheckpointHandler().restore(root / str(step) / 'page')

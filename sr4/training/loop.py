@@ -60,8 +60,6 @@ class Config:
 
 def run(config, workdir: str, progress: bool = True) -> state_lib.State:
   """Trains what the config describes, from where the workdir left off, to its end or SIGTERM."""
-  from data_pipelines import loader as loader_lib  # Media libraries: only who trains needs them.
-
   system = system_lib.build(config)
   c = config_lib.build(Config, config['train'], 'config.train')
   flow = config_lib.build(flow_loss.Config, config['flow'], 'config.flow')
@@ -71,25 +69,10 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
   )
   preview = config_lib.build(PreviewConfig, config['preview'], 'config.preview')
   sampling = config_lib.build(pipeline.Config, config['sample'], 'config.sample')
-  data = config_lib.build(loader_lib.Config, config['data'], 'config.data')
   mesh = sharding.make_mesh(
     **dataclasses.asdict(config_lib.build(MeshConfig, config['mesh'], 'config.mesh'))
   )
-
-  sizes = {
-    name: system.size(b.frames, b.height, b.width, b.fps) for name, b in data.buckets.items()
-  }
-  audio = system.codecs.audio
-  load = loader_lib.Loader(
-    data,
-    sizes,
-    system.text,
-    audio.sample_rate,
-    audio.audio_channels,
-    seed=c.seed,
-    host=jax.process_index(),
-    hosts=jax.process_count(),
-  )
+  load = make_loader(config, system, c.seed)
   check_rows(load.schedule, mesh, step_config.accumulate)
   say(load.table(system.tokens, c.steps))
   tx = optimizer.make(optim)
@@ -148,6 +131,23 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
           break
   say(f'step {done} of {c.steps} is saved in {directory}')
   return state
+
+
+def make_loader(config, system: system_lib.System, seed: int):
+  """The loader of config.data, for what the system's codecs and encoder take."""
+  from data_pipelines import loader  # Media libraries: only who trains needs them.
+
+  data, audio = config_lib.build(loader.Config, config['data'], 'config.data'), system.codecs.audio
+  return loader.Loader(
+    data,
+    {name: system.size(b.frames, b.height, b.width, b.fps) for name, b in data.buckets.items()},
+    system.text,
+    audio.sample_rate,
+    audio.audio_channels,
+    seed=seed,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
+  )
 
 
 def update(tx, system, size, flow, c, state, key, clips):
