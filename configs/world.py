@@ -5,7 +5,8 @@
   sr4 train --config configs/world.py --workdir out/world
   sr4 evaluate --checkpoint out/world/checkpoints --out out/world
 
-A night on a CPU, or an hour on a GPU with --config.model.dtype=bfloat16; docs/world.md has figures.
+Meant for a GPU (--config.model.dtype=bfloat16): two cores see 19 clips a second, 28 hours for the
+60,000 steps of 32.  It has not been run to its end yet; docs/world.md has the demo's figures.
 `:demo` is what `make demo` trains in minutes on two cores; `:demo,real` mixes in the records of
 real clips in data.root/real.
 """
