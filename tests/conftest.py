@@ -17,11 +17,11 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # Shared with the processes t
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
   atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import numpy as np
+import pytest
 
-from sr4.core import sharding  # noqa: E402
+from sr4.core import sharding
 
 
 @pytest.fixture(scope='module', autouse=True)
