@@ -1,0 +1,475 @@
+"""Prompt enhancers: free text to a structured caption (core/captions.py), by rules or a chat model.
+
+enhance = prompt.RuleBased()
+enhance('A man says "hello".', seconds=5, sound=True, references=())
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+import dataclasses
+import http.client
+import json
+import os
+import re
+import time
+import typing
+import urllib.error
+import urllib.request
+
+from sr4.core import captions
+from sr4.core import errors
+
+
+class PromptError(errors.UserError):
+  """An enhancer that cannot be asked, or whose answer is no structured caption."""
+
+
+class PromptEnhancer(typing.Protocol):
+  """What `sample` and the server call before they encode a prompt."""
+
+  def __call__(
+    self, prompt: str, *, seconds: float, sound: bool, references: tuple[str, ...]
+  ) -> str:
+    """A valid structured caption; a prompt that has tags already comes back unchanged.
+
+    Args:
+      prompt: free text, or a structured caption.
+      seconds: length of the clip.
+      sound: is any to be made?  If not, no tag of what is heard is filled.
+      references: the kind of each one given, as in captions.check_references.
+
+    Raises:
+      CaptionError: the prompt has a wrong tag, or does not name exactly the references.
+    """
+
+
+def _is_structured(prompt: str, references: Sequence[str]) -> bool:
+  """Has it tags?  CaptionError where these or its references are wrong."""
+  spans = captions.parse(prompt).spans
+  captions.check_references(prompt, references)
+  return bool(spans)
+
+
+# What a quotation is, by the words beside it.  Scripts without spaces come without borders.
+def _cue(latin: str, other: str) -> str:
+  return rf'(?:(?<!\w)(?:{latin})(?!\w)|{other})'
+
+
+_CUES = {
+  'text': _cue(
+    'signs?|signboard|banner|poster|billboard|label|logo|titles?|captions?|subtitles?|letters|'
+    'lettering|words?|text|neon|reads|reading|written|printed|painted|spell(?:s|ing)|displays|'
+    'Schild|Aufschrift|Titel|steht|panneau|enseigne|titre|affiche|letrero|cartel|título',
+    '写着|写有|写道|招牌|标题|字样|文字|牌子|看板|書かれ|간판',
+  ),
+  'singing': _cue(
+    'sings?|singing|sang|hums?|humming|chants?|chanting|raps?|rapping|croons?|'
+    'singt|singen|chantent?|canta|cantan',
+    '唱道|唱|歌|노래',
+  ),
+  'dialogue': _cue(
+    'says?|saying|said|asks?|asking|asked|whispers?|whispering|whispered|shouts?|shouting|'
+    'shouted|yells?|yelling|repl(?:y|ies|ied)|answers?|answered|calls? out|exclaims?|cries|'
+    'murmurs?|mutters?|announces?|speaks?|speaking|sagt|sagen|fragt|ruft|flüstert|antwortet|'
+    'dit|disent|demande|crie|murmure|répond|dice|dicen|pregunta|grita|susurra',
+    '说|說|问|問|喊|答|道|言|叫|말|외치',
+  ),
+}
+_CUE = re.compile('|'.join(f'(?P<{tag}>{words})' for tag, words in _CUES.items()), re.IGNORECASE)
+_FOLLOWING = re.compile(
+  rf"\s*[,，]?(?:と|라고)?\s*(?:[\w'-]+\s+){{0,2}}?(?:{_CUE.pattern})", re.IGNORECASE
+)
+# Straight quotes after a digit are inches; an apostrophe within a word closes nothing.
+_QUOTE = re.compile(
+  r'(?<![0-9])"([^"]++)"|“([^“”]++)”|„([^„“”]++)[“”]|«([^«»]++)»|»([^«»]++)«|「([^「」]++)」|'
+  r'『([^『』]++)』|(?<!\w)‘((?:[^‘’]|(?<=\w)’(?=\w))++)’|'
+  r"(?<!\w)'((?:[^']|(?<=\w)'(?=\w))++)'(?!\w)"
+)
+_SENTENCE = re.compile(r'(?<=[.!?])\s+(?=[^\W\d_a-z]|[@"“„«])|(?<=[。！？])|\n+')
+_CAPITALS = re.compile(
+  r'(?<!\w)(?:[Ww]ords?|[Rr]eads|[Tt]itle)\s+([A-Z0-9]{2,}(?: [A-Z0-9]{2,})*)(?!\w)'
+)
+
+
+def _quotes(text: str) -> Iterator[tuple[int, str, str]]:
+  """(place, tag, words) of what is quoted and known to be said, sung or shown."""
+  end, tag = 0, ''
+  for match in _QUOTE.finditer(text):
+    words = next(filter(None, match.groups())).strip()
+    spoken = words.rstrip(',，')
+    if spoken:
+      tag = _tag_of(text[end : match.start()], words, text[match.end() : match.end() + 60], tag)
+    if spoken and tag:
+      yield match.start(), tag, spoken
+    end = match.end()
+
+
+def _tag_of(before: str, words: str, after: str, last: str) -> str:
+  """The tag of a quotation, or '': by the nearest cue before, else after, else by its form."""
+  clause = _SENTENCE.split(before)[-1]
+  near = list(_CUE.finditer(clause))
+  if near and _touches(clause[near[-1].end() :]):
+    tag = near[-1].lastgroup
+    shown = len(near) > 1 and near[-2].lastgroup == 'text'
+    # 'a sign that says' shows, 'the sign behind the man says' speaks.
+    between = clause[near[-2].end() : near[-1].start()] if shown else ''
+    return 'text' if shown and re.fullmatch(r'\s*(?:(?:that|which)\s+)?', between) else tag
+  if last and re.fullmatch(r'[\s,，、;]*(?:and|or|then|und|et|y|和)?\s*', clause):
+    return last
+  following = _FOLLOWING.match(after)
+  comma = words[-1] in ',，.!?…。！？' or after.lstrip()[:1] in (',', '，', 'と', '라')
+  if following and (following.lastgroup == 'text' or comma or not clause.strip()):
+    return following.lastgroup
+  ends = words[-1] in '.!?…。！？' and (' ' in words or not (clause and words.isascii()))
+  return 'dialogue' if ends or clause.rstrip().endswith((':', '：')) else ''
+
+
+def _touches(gap: str) -> bool:
+  """Does a cue with this behind it belong to the quotation that follows?"""
+  few = len(gap.split()) <= 3 and (gap.isascii() or len(gap) <= 24)
+  return few or gap.rstrip().endswith((',', ':', '，', '：'))
+
+
+# What sounds: verbs as they end in -ing, and nouns with what is then heard.
+_VERBS = (
+  'barking meowing mooing neighing howling growling roaring chirping buzzing bouncing ringing '
+  'chiming crashing exploding honking clicking creaking slamming knocking splashing dripping '
+  'crackling rustling clapping cheering laughing coughing sneezing snoring whistling clinking '
+  'shattering thundering'
+)
+_NOUNS = {
+  'rain(?:s|ing|fall)?': 'rain falling',
+  'thunder(?:storm)?': 'thunder',
+  'wind|windy': 'wind',
+  'surf|(?:ocean|sea) waves': 'waves breaking',
+  'waterfall|river': 'water flowing',
+  'campfire|fireplace|bonfire': 'a fire crackling',
+  'engines?|motors?': 'an engine running',
+  'sirens?': 'a siren',
+  'traffic(?! (?:light|sign|cone))': 'traffic',
+  'footsteps?': 'footsteps',
+  'applause|applauds?|applauding': 'applause',
+  'laughter': 'laughter',
+  'gunshots?|gunfire': 'gunshots',
+  'explosions?': 'an explosion',
+  'fireworks': 'fireworks',
+  'bells?': 'a bell',
+  'birdsong': 'birdsong',
+  'typing': 'typing',
+  'heartbeat': 'a heartbeat',
+}
+_SMALL = (
+  r'(?:an?|the|no|and|or|but|while|as|with|without|in|on|at|of|off|by|to|from|over|under|is|are|'
+  r'was|were|plays?|playing|hears?|some|any|there|then|that|which|who|like|into|through|for)'
+)
+_WORDS = rf'(?:(?!{_SMALL}(?!\w))[\w-]++ )'
+_SUBJECT = re.compile(
+  rf'(?<!\w)(?:an?|the|his|her|its|their|my|two|three) ({_WORDS}{{1,4}})$', re.IGNORECASE
+)
+_INSTRUMENT = '(?:piano|guitar|violin|cello|saxophone|flute|trumpet|drum|accordion)s?'
+_MUSIC = re.compile(
+  rf'(?<![\w-])(?:(?:play(?:s|ing)?|strum(?:s|ming)?) (?:(?:an?|the|his|her|their|some) )?'
+  rf'(?P<played>{_WORDS}{{0,3}}?{_INSTRUMENT}(?: music)?)|(?P<named>{_WORDS}{{0,4}}'
+  r'(?:music|soundtrack|melody|melodies|tune|jazz|symphony|orchestra|lullaby)))(?!\w)',
+  re.IGNORECASE,
+)
+_ABSENT = re.compile(r'(?<!\w)(?:no|not|never|without)\s+(?:[\w-]+\s+)?$', re.IGNORECASE)
+# Whole sentences about what is heard; they leave the visual description.
+_TOLD = {
+  'sfx': re.compile(r'(?:Heard|Sounds?|Sound effects?|SFX): *(.+)', re.IGNORECASE),
+  'dialogue': re.compile(r'(?:The|A) voice says:? *([^"“„«「]+)', re.IGNORECASE),
+  'singing': re.compile(r'(?:The|A) voice sings:? *([^"“„«「]+)', re.IGNORECASE),
+  'bgm': re.compile(
+    r'(?:In the background plays|(?:Background )?music:|BGM:) *(.+)', re.IGNORECASE
+  ),
+}
+_JOINTS = {'text': ', ', 'sfx': '; ', 'bgm': '; '}  # Lines that are said or sung stay apart.
+
+
+def _forms(verb: str) -> str:
+  stem = re.sub(r'([pm])\1$', r'\1', verb.removesuffix('ing'))
+  bare = '(?<=s )' if stem in ('ring', 'bark') else ''  # Which are things as well.
+  return f'{stem}(?:{stem[-1]}?(?:ed|ing)|e?s|e)|{bare}{stem}'
+
+
+_SOUNDING = re.compile(
+  r'(?<!\w)(?:'
+  + '|'.join(f'(?P<{verb}>{_forms(verb)})' for verb in _VERBS.split())
+  + '|'
+  + '|'.join(f'(?P<noun{i}>{words})' for i, words in enumerate(_NOUNS))
+  + r')(?!\w)',
+  re.IGNORECASE,
+)
+
+
+def _effects(text: str) -> Iterator[str]:
+  """What sounds in a description, by the tables and, of SR4-World, by its own physics."""
+  for sentence in _SENTENCE.split(text):
+    chimes, rest = _chimes(sentence)
+    yield from chimes
+    for match in _SOUNDING.finditer(rest):
+      before = rest[max(0, match.start() - 80) : match.start()]
+      if _ABSENT.search(before):
+        continue
+      if match.lastgroup.startswith('noun'):
+        yield list(_NOUNS.values())[int(match.lastgroup.removeprefix('noun'))]
+        continue
+      subject = _SUBJECT.search(before)
+      words = [w for w in subject[1].split() if not w.endswith('ly')] if subject else []
+      yield ' '.join((['the', *words] if words else []) + [match.lastgroup])
+
+
+def _chimes(sentence: str) -> tuple[list[str], str]:
+  """The rings of SR4-World's objects that touch something; the sentence without such words."""
+  from data_pipelines import world
+  from data_pipelines.world import captions as world_captions
+  from data_pipelines.world import sound
+
+  named = re.compile(
+    rf'(?<!\w)({"|".join(world.COLORS)}) ({"|".join(world.SHAPES)})(?!\w)', re.IGNORECASE
+  )
+  things = list(dict.fromkeys((m[1].lower(), m[2].lower()) for m in named.finditer(sentence)))
+  rest = named.sub('object', sentence)
+  touch = re.compile(r'(?<!\w)(?:bounc|collid|hit|ring|chim)(?:es?|s|ing|ed)?(?!\w)', re.IGNORECASE)
+  if not things or not touch.search(rest):
+    return [], rest if things else sentence
+  chimes = []
+  for color, shape in things:
+    hertz = sound.PITCHES[shape]
+    pitch = 'low ' if hertz < 300 else 'high ' if hertz > 500 else ''
+    chime = world_captions.article(f'{pitch}{sound.TIMBRE_WORDS[color]} chime')
+    chimes.append(f'{chime} of the {color} {shape}')
+  return chimes, touch.sub('', rest)
+
+
+def _music(text: str) -> Iterator[str]:
+  for match in _MUSIC.finditer(text):
+    start = match.start(match.lastgroup)
+    if not _ABSENT.search(text[max(0, start - 80) : start]):
+      yield match[match.lastgroup]
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleBased:
+  """The default: tables of words, no model.  A pure function; it adds no sight and no time.
+
+  The description stays as it is, and all five tags follow, as in SR4-World.  Quotations are known
+  in many scripts, their verbs in some languages, sounds and music in English.
+  """
+
+  def __call__(
+    self, prompt: str, *, seconds: float, sound: bool, references: tuple[str, ...]
+  ) -> str:
+    if _is_structured(prompt, references):
+      return prompt
+    visual, said = prompt.strip(), {tag: [] for tag in captions.TAGS}
+    if sound:
+      visual, said = _take_told(visual)
+    # What is quoted or written is not what happens: the word JAZZ is no music.
+    plain = _QUOTE.sub(_blank, visual)
+    shown = [(m.start(1), 'text', m[1]) for m in _CAPITALS.finditer(plain)]
+    plain = _CAPITALS.sub(_blank, plain)
+    for _, tag, words in sorted([*_quotes(visual), *shown]):
+      if sound or tag == 'text':
+        said[tag].append(words)
+    if sound:
+      said['sfx'] = said['sfx'] or list(dict.fromkeys(_effects(plain)))
+      said['bgm'] = said['bgm'] or list(dict.fromkeys(_music(plain)))
+    return _written(_sentence(visual), said)
+
+
+def _blank(match: re.Match) -> str:
+  return ' ' * len(match[0])
+
+
+def _take_told(text: str) -> tuple[str, dict[str, list[str]]]:
+  """The text without the sentences that only tell what is heard, and what these tell."""
+  said, kept, end = {tag: [] for tag in captions.TAGS}, [], 0
+  for border in [*_SENTENCE.finditer(text), None]:
+    sentence = text[end : border.start() if border else len(text)]
+    tag, match = next(
+      ((tag, m) for tag, form in _TOLD.items() if (m := form.fullmatch(sentence.strip()))),
+      (None, None),
+    )
+    if tag:
+      said[tag].append(match[1].strip().rstrip('.'))
+    else:
+      kept.append(sentence + (border[0] if border else ''))
+    end = border.end() if border else end
+  return ''.join(kept).strip(), said
+
+
+def _sentence(text: str) -> str:
+  """With a capital and a full stop."""
+  if not text:
+    return text
+  stop = '。' if '\u3040' <= text[-1] <= '\u9fff' else '.' if text[-1].isalnum() else ''
+  return text[0].upper() + text[1:] + stop
+
+
+def _written(visual: str, said: dict[str, list[str]]) -> str:
+  """The caption: the description, then every tag, in their order."""
+  text, spans = visual + ' ' * bool(visual), []
+  for tag in captions.TAGS:
+    lines = said[tag]
+    if tag in _JOINTS or not lines:
+      lines = [_JOINTS.get(tag, '').join(lines)]
+    for line in lines:
+      text += ' ' * bool(spans)
+      spans.append(captions.Span(tag, line, len(text)))
+  return captions.format(captions.Structured(text, tuple(spans)))
+
+
+INSTRUCTION = """\
+You rewrite a request for a short video clip as one structured caption.
+Describe in plain sentences what is seen: subjects, actions, place, light, camera. Mark the rest:
+<text></text> writing that is seen, letter by letter
+<sfx></sfx> sound effects
+<dialogue></dialogue> words spoken; name the speaker in the text before the tag
+<singing></singing> words sung
+<bgm></bgm> background music
+Each tag occurs at least once, empty where there is nothing, and may be repeated. Tags do not nest,
+have no attributes and are written exactly so; there are no others. Keep quoted words as they are,
+in their language. Keep every reference such as @image_1 and add none. Without sound leave <sfx>,
+<dialogue>, <singing> and <bgm> empty. Answer with the caption alone, without a code fence.
+Example:
+"""
+EXAMPLE = (
+  'The request: Length: 5 seconds. Sound: yes. References: @image_1.',
+  'Prompt: @image_1 opens her cafe in the morning and says "Good morning!"',
+  'The caption: At dawn @image_1 unlocks the glass door of a small cafe and turns to the camera as '
+  'it slowly moves closer. A wooden sign swings above her: <text>CAFE</text> She smiles and says: '
+  '<dialogue>Good morning!</dialogue> <sfx>keys jingling, a door bell</sfx> <singing></singing> '
+  '<bgm>soft acoustic guitar</bgm>',
+)
+_MOST = 1 << 20  # bytes of an answer
+_PASSING = (408, 429, 500, 502, 503, 504)  # HTTP codes that pass
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatEnhancer:
+  """Asks an OpenAI-compatible chat model.  An answer against the grammar goes back to it once.
+
+  Raises, when called:
+    PromptError: with what the endpoint answered; nothing else stands in for it.
+  """
+
+  url: str  # up to /v1, as in http://localhost:8000/v1
+  model: str
+  key: str | None = dataclasses.field(default=None, repr=False)  # NAME of an environment variable
+  timeout: float = 60  # seconds without a byte
+  retries: int = 2  # after a broken connection, a timeout or a code that passes
+
+  def __post_init__(self):
+    if not (re.fullmatch(r'https?://[^/\s]\S*', self.url) and self.url.isascii()):
+      raise PromptError(f'url={self.url!r}: give one of http or https, as http://localhost:8000/v1')
+    if self.timeout <= 0 or self.retries < 0:
+      raise PromptError(f'timeout={self.timeout} must be above 0, retries={self.retries} 0 or more')
+    if self.key is not None and not re.fullmatch(r'[A-Za-z_]\w*', self.key):
+      raise PromptError('key is the name of an environment variable, not the key; give its name')
+
+  def __call__(
+    self, prompt: str, *, seconds: float, sound: bool, references: tuple[str, ...]
+  ) -> str:
+    if _is_structured(prompt, references):
+      return prompt
+    named = ', '.join(f'@{kind}_{n}' for kind, n in captions.references(prompt)) or 'none'
+    request = (
+      f'Length: {seconds:g} seconds. Sound: {"yes" if sound else "no"}. References: {named}.\n'
+      f'Prompt: {prompt}'
+    )
+    messages = [
+      {'role': 'system', 'content': INSTRUCTION + '\n'.join(EXAMPLE)},
+      {'role': 'user', 'content': request},
+    ]
+    for _ in range(2):
+      answer = self._ask(messages)
+      problems = _problems(answer, sound, references)
+      if not problems:
+        return answer
+      told = f'That is no right caption: {"; ".join(problems[:8])}. Write it again, whole.'
+      messages += [{'role': 'assistant', 'content': answer}, {'role': 'user', 'content': told}]
+    raise PromptError(
+      f'{self._url()} answered twice with no structured caption ({"; ".join(problems[:3])}): '
+      f'{self._quoted(answer)}; give another model, or a structured prompt'
+    )
+
+  def _ask(self, messages: list[dict]) -> str:
+    """The text of the answer, after as many tries as it takes."""
+    data = json.dumps({'model': self.model, 'messages': messages}).encode()
+    for left in range(self.retries, -1, -1):
+      try:
+        code, body = self._post(data)
+      except (OSError, http.client.HTTPException) as error:
+        code, failure = None, f'did not answer: {getattr(error, "reason", error) or error!r}'
+      else:
+        if code < 300:
+          return self._content(body)
+        failure = f'answered HTTP {code}: {self._quoted(body.decode(errors="replace"))}'
+      if not left or code not in (None, *_PASSING):
+        break
+      time.sleep(0.2 * 2 ** (self.retries - left))
+    raise PromptError(
+      f'{self._url()} {failure}; check that it runs and serves {self.model!r}, or do without the '
+      'enhancer'
+    )
+
+  def _post(self, data: bytes) -> tuple[int, bytes]:
+    """HTTP code and body."""
+    request = urllib.request.Request(
+      self._url(), data, {'Content-Type': 'application/json', 'User-Agent': 'sr4'}
+    )
+    if self.key:  # Not passed on where the endpoint redirects to another host.
+      request.add_unredirected_header('Authorization', f'Bearer {self._secret()}')
+    try:
+      response = urllib.request.urlopen(request, timeout=self.timeout)
+    except urllib.error.HTTPError as error:
+      response = error
+    with response:
+      return response.status, response.read(_MOST + 1)
+
+  def _content(self, body: bytes) -> str:
+    text = body.decode(errors='replace')
+    try:
+      if len(body) > _MOST:
+        raise ValueError(f'over {_MOST} bytes')
+      content = json.loads(text)['choices'][0]['message']['content']
+      if not isinstance(content, str):
+        raise TypeError('content is no text')
+      return content.strip()
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+      raise PromptError(
+        f'{self._url()} answered no chat completion: {self._quoted(text)}; give the url of an '
+        'OpenAI-compatible server up to /v1'
+      ) from None
+
+  def _url(self) -> str:
+    return f'{self.url.rstrip("/")}/chat/completions'
+
+  def _secret(self) -> str:
+    secret = os.environ.get(self.key, '').strip()
+    if not secret or not secret.isascii() or not secret.isprintable():
+      raise PromptError(
+        f'the environment variable {self.key} is unset or holds no key; set it to the key'
+      )
+    return secret
+
+  def _quoted(self, text: str) -> str:
+    """The beginning of an answer, without the key: some servers repeat it."""
+    if self.key:
+      text = text.replace(self._secret(), '***')
+    return repr(text if len(text) <= 300 else f'{text[:300]}...')
+
+
+def _problems(answer: str, sound: bool, references: Sequence[str]) -> list[str]:
+  problems = captions.validate(answer, structured=True)
+  try:
+    captions.check_references(answer, references)
+  except captions.CaptionError as error:
+    problems.append(str(error))
+  if '```' in answer:
+    problems.append('a code fence; answer with the caption alone')
+  if not problems and not sound:
+    filled = [tag for tag in captions.HEARD if captions.parse(answer).texts(tag)]
+    problems += [f'<{tag}> is filled, but the clip has no sound; leave it empty' for tag in filled]
+  return problems
