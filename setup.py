@@ -21,6 +21,13 @@ CORE = [
   'tensorboardX>=2.6',  # TensorBoard's files without TensorFlow.
   'tqdm>=4.66',
 ]
+CURATE = [
+  'apache-beam>=2.70',
+  'opencv-python-headless>=5.0',
+  'pyloudnorm>=0.2',
+  'scenedetect-headless>=0.7.2',  # Plain scenedetect brings the OpenCV with windows.
+]
+TFDS = ['tensorflow-datasets>=4.9.10']  # Without TensorFlow: it reads and describes, no more.
 TEST = [
   'pytest>=9',
   'ruff==0.17.5',  # Formats change between releases.
@@ -36,7 +43,12 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   install_requires=CORE,
-  extras_require={'test': TEST, 'tpu': ['libtpu>=0.0.51']},
+  extras_require={
+    'curate': CURATE,
+    'tfds': TFDS,
+    'tpu': ['libtpu>=0.0.51'],
+    'test': TEST + CURATE + TFDS,
+  },
   packages=setuptools.find_packages(
     include=['sr4', 'sr4.*', 'data_pipelines', 'data_pipelines.*', 'configs']
   ),

@@ -20,16 +20,24 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     raise ValueError("the variants of configs/world.py are '', 'demo' and 'demo,real'")
   config = ml_collections.ConfigDict(
     dict(
-      model=dict(size='tiny', dtype='float32', remat='none'),
+      model=dict(
+        size='tiny',
+        width=128,
+        heads=2,
+        dual_layers=1,
+        single_layers=3,
+        dtype='float32',
+        remat='none',
+      ),
       # A token should have fewer numbers than the model is wide: a velocity passes through whole.
       video_codec=dict(name='dct', space_factor=4, channels=16),
       audio_codec=dict(name='mdct', sample_rate=16000, audio_channels=1, hop=256, bands=64),
       text=dict(name='bytes', width=64, tokens=8),
-      data=dict(root='out/world/data', buckets=dict(world=bucket('world', 32)), threads=1),
-      flow=dict(drop=dict(text=0.1)),
+      data=dict(root='out/world/data', buckets=dict(world=bucket('world', 16)), threads=1),
+      flow=dict(drop=dict(text=0.1, modality=0.1), independent_times=0.3),
       optimizer=dict(learning_rate=1e-3, warmup=500, decay='cosine', b2=0.99),
       step=dict(ema=0.999),
-      train=dict(steps=60_000, save_every=2000, log_every=50),
+      train=dict(steps=100_000, save_every=2000, keep=60, log_every=50),
       preview=dict(every=10_000, prompts=('a red circle bounces', 'a blue square bounces')),
       sample=dict(num_inference_steps=40, video_guidance_scale=3.0, audio_guidance_scale=3.0),
       mesh=dict(),

@@ -34,6 +34,7 @@ class Bucket:
   rows: int  # of the global batch
   weight: float  # share of the steps, relative to the other buckets
   records: int  # how many there are to draw from
+  tasks: tuple[tuple[str, float], ...] = ()  # names and their shares of the rows
 
   def __post_init__(self):
     if not self.records:
@@ -46,6 +47,11 @@ class Bucket:
         f'bucket {self.name!r} has rows={self.rows}, weight={self.weight}; rows must '
         'be at least 1 and the weight not negative'
       )
+    if self.tasks and not (min(w for _, w in self.tasks) >= 0 < sum(w for _, w in self.tasks)):
+      raise ScheduleError(
+        f'bucket {self.name!r} has the tasks {dict(self.tasks)}; no share may be negative, and one '
+        'must be above 0'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +63,10 @@ class Schedule:
   @functools.cached_property
   def shares(self) -> np.ndarray:
     """Steps of each bucket in a cycle, by largest remainder: [buckets], summing to the cycle."""
-    weights = np.array([b.weight for b in self.buckets], float)
-    if not weights.sum() > 0:
+    weights = [b.weight for b in self.buckets]
+    if not sum(weights) > 0:
       raise ScheduleError('the weights of the buckets sum to 0; give one a positive weight')
-    exact = weights / weights.sum() * self.cycle
-    counts = np.floor(exact).astype(int)
-    order = np.argsort(-(exact - counts), kind='stable')
-    counts[order[: self.cycle - counts.sum()]] += 1
-    return counts
+    return largest_remainder(weights, self.cycle)
 
   def at(self, step: int) -> tuple[int, int]:
     """(bucket, its visits before this step)."""
@@ -85,6 +87,14 @@ class Schedule:
     local = rows // hosts
     start = visit * rows + host * local
     return b, range(start, start + local)
+
+  def task(self, b: int, draw: int) -> str:
+    """Name of the task of a draw: in every cycle of steps each task has its exact share of rows."""
+    names = [name for name, _ in self.buckets[b].tasks]
+    rows = int(self.shares[b]) * self.buckets[b].rows
+    counts = largest_remainder([weight for _, weight in self.buckets[b].tasks], rows)
+    cycle, offset = divmod(draw, rows)
+    return names[_tasks(_hash(self.seed, 'task', b), tuple(counts.tolist()), cycle)[offset]]
 
   def record(self, b: int, draw: int, attempt: int = 0) -> int:
     """Index of the record that a draw takes: each once an epoch; attempts name others instead."""
@@ -108,6 +118,22 @@ class Schedule:
     """Names the schedule: a checkpoint's data position means nothing under another one."""
     state = [self.seed, self.cycle, [dataclasses.asdict(b) for b in self.buckets]]
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def largest_remainder(weights, total: int) -> np.ndarray:
+  """Whole numbers in proportion to the weights, summing to the total."""
+  exact = np.array(weights, float) / sum(weights) * total
+  counts = np.floor(exact).astype(int)
+  order = np.argsort(-(exact - counts), kind='stable')
+  counts[order[: total - counts.sum()]] += 1
+  return counts
+
+
+@functools.lru_cache(maxsize=32)
+def _tasks(seed: int, shares: tuple[int, ...], cycle: int) -> np.ndarray:
+  """Of each draw of a cycle: its task."""
+  random = np.random.Generator(np.random.Philox(key=[seed, cycle]))
+  return random.permutation(np.repeat(np.arange(len(shares), dtype=np.uint8), shares))
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,19 +1,28 @@
-"""Records to batches: what a step sees is a function of (seed, step), on any number of hosts."""
+"""Records to batches: what a step sees is a function of (seed, step), on any number of hosts.
+
+    load = Loader(config, sizes, text, ...)
+    for step, bucket, clips in load(start, stop): ...
+
+A record that cannot be used never changes a shape: another of the same bucket takes its place, and
+after that an empty row that no loss counts.  Each is written down with its reason.
+"""
 
 from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
-import os
-import threading
+import json
 
 import grain
 import numpy as np
 
 from data_pipelines import buckets
+from data_pipelines import collate
 from data_pipelines import records
+from data_pipelines import tasks
+from sr4.core import captions
 from sr4.core import errors
-from sr4.core.av import AV
 from sr4.core.batch import Clips
+from sr4.core.batch import Size
 
 ATTEMPTS = 4  # records that may stand in for a bad one before its row is left empty
 
@@ -24,15 +33,28 @@ class DataError(errors.UserError):
 
 @dataclasses.dataclass(frozen=True)
 class BucketConfig:
-  """One static shape and where its records lie."""
+  """One static shape, where its records lie, and what is done with them."""
 
-  records: tuple[str, ...]  # folders that data_pipelines wrote
-  frames: int
-  height: int
-  width: int
-  fps: float
+  records: tuple[str, ...]  # folders that data_pipelines wrote, or tfds:NAME/VERSION:SPLIT
   rows: int  # of the global batch
+  frames: int = 0  # 0: sound alone
+  height: int = 0
+  width: int = 0
+  fps: float = 16.0
   weight: float = 1.0
+  sound: bool = True  # whether there is an audio branch in the batch
+  seconds: float = 0.0  # of sound, where there are no frames
+  keyframes: int = 0
+  keyframe_scale: int = 1  # the records are as many times larger than height x width
+  reference_images: int = 0  # slots
+  reference_frames: int = 0
+  reference_seconds: float = 0.0
+  tasks: dict[str, float] = dataclasses.field(default_factory=dict)  # names to shares of the rows
+
+  def size(self) -> dict:
+    """The arguments of models.system.System.size."""
+    other = ('records', 'rows', 'weight', 'tasks')
+    return {k: v for k, v in dataclasses.asdict(self).items() if k not in other}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +72,9 @@ class Config:
   root: str = ''  # folders of records are relative to it
   captions: CaptionConfig = CaptionConfig()
   threads: int = 2  # each reads a batch ahead; one of 256p clips is tens of megabytes
+  workers: int = 0  # processes that read, each with these threads; 0: this one
   bad_share: float = 0.02  # of the rows that may be unreadable before the run stops
+  phase: int = 0  # raise it to go on from a checkpoint with other data; see training/loop.py
 
 
 class Folders:
@@ -59,7 +83,7 @@ class Folders:
   def __init__(self, name: str, root: str, folders: tuple[str, ...]):
     if not folders:
       raise DataError(f'bucket {name!r} names no folder of records')
-    self.sources = [records.Source(os.path.join(root, folder)) for folder in folders]
+    self.sources = [records.open(folder, root) for folder in folders]
     self.starts = np.cumsum([0] + [len(s) for s in self.sources])
 
   def __len__(self) -> int:
@@ -76,8 +100,11 @@ class Loader:
   Args:
     config: what to read.
     sizes: {name: core.batch.Size} of the buckets.
-    text: list of captions -> (float32 [b m e], bool [b m]).
+    text: (captions, pictures) -> (float32 [b m e], bool [b m]); pictures are a tuple of uint8
+      [h w 3] for each caption, those that it names as @image_1 and so on.
     sample_rate, channels: of the sound, in Hz, and 1 or 2.
+    time_factor: frames under a latent of the video codec.
+    dropped: file that gets a line of JSON for each record that could not be used.
   """
 
   def __init__(
@@ -87,27 +114,38 @@ class Loader:
     text: Callable,
     sample_rate: int,
     channels: int,
+    time_factor: int,
     *,
     seed: int,
     host: int = 0,
     hosts: int = 1,
+    dropped: str | None = None,
+    cycle: int = buckets.CYCLE,
   ):
     self.config, self.text, self.channels = config, text, channels
-    self.host, self.hosts = host, hosts
+    self.time_factor, self.host, self.hosts = time_factor, host, hosts
+    self.shares = dataclasses.asdict(config.captions)
     named = sorted(config.buckets.items())
     self.folders = [Folders(name, config.root, b.records) for name, b in named]
-    for (name, _), folders in zip(named, self.folders):
+    shares = [b.tasks or {tasks.natural(sizes[name]): 1.0} for name, b in named]
+    for (name, _), folders, share in zip(named, self.folders, shares):
       for source in folders.sources:
         check_fits(source, sizes[name], sample_rate)
+      for task in share:
+        try:
+          tasks.check(task, sizes[name], [source.manifest for source in folders.sources])
+        except tasks.TaskError as error:
+          raise DataError(f'bucket {name!r}: {error}') from error
     self.schedule = buckets.Schedule(
       seed,
       tuple(
-        buckets.Bucket(name, sizes[name], b.rows, b.weight, len(f))
-        for (name, b), f in zip(named, self.folders)
+        buckets.Bucket(name, sizes[name], b.rows, b.weight, len(f), tuple(share.items()))
+        for (name, b), f, share in zip(named, self.folders, shares)
       ),
+      cycle,
     )
     buckets.check_hosts(self.schedule, hosts)
-    self.bad, self.seen, self.lock = 0, 0, threading.Lock()
+    self.dropped, self.bad, self.seen = dropped, 0, 0
 
   def __call__(self, start: int, stop: int) -> Iterator[tuple[int, int, Clips]]:
     """Batches of the steps [start, stop)."""
@@ -115,103 +153,86 @@ class Loader:
     options = grain.ReadOptions(
       num_threads=self.config.threads, prefetch_buffer_size=self.config.threads
     )
-    return iter(steps.to_iter_dataset(options))
+    ready = steps.to_iter_dataset(options)
+    if self.config.workers:
+      from absl import flags
 
-  def batch(self, step: int) -> tuple[int, int, Clips]:
+      if not flags.FLAGS.is_parsed():  # Grain's processes read them; the verbs do not use absl.
+        flags.FLAGS.mark_as_parsed()
+      ready = ready.mp_prefetch(
+        grain.MultiprocessingOptions(self.config.workers, per_worker_buffer_size=1)
+      )
+    for step, b, clips, reasons in ready:
+      self.count(step, len(clips.text), reasons)
+      yield step, b, clips
+
+  def batch(self, step: int) -> tuple[int, int, Clips, tuple[str, ...]]:
+    """(step, bucket, clips, why records were not used); nothing here outlives the call."""
     b, draws = self.schedule.draws(int(step), self.host, self.hosts)
-    size = self.schedule.buckets[b].size
-    rows = [self.row(b, draw) for draw in draws]
-    text, text_valid = self.text([caption for _, _, caption in rows])
-    empty = AV(
-      np.zeros((size.frames, size.height, size.width, 3), np.uint8),
-      np.zeros((size.samples, self.channels), np.float32),
-    )
-    stack = lambda i: np.stack([empty[i] if row[i] is None else row[i] for row in rows])
-    has = lambda i: np.array([row[i] is not None for row in rows])
-    return (
-      int(step),
-      b,
-      Clips(
-        stack(0) if size.frames else None,
-        stack(1) if size.samples else None,
-        None,
-        text,
-        text_valid,
-        AV(has(0), has(1)),
-      ),
-    )
+    bucket, reasons = self.schedule.buckets[b], []
+    rows = [self.row(b, draw, reasons) for draw in draws]
+    text = self.text([row.caption for row in rows], [row.images for row in rows])
+    named = [name for name, _ in bucket.tasks]
+    clips = collate.collate(rows, bucket.size, named, *text, self.channels)
+    return int(step), b, clips, tuple(reasons)
 
-  def row(self, b: int, draw: int):
-    """(frames or None, samples or None, caption) of a draw; a bad record is replaced by others."""
-    with self.lock:
-      self.seen += 1
+  def row(self, b: int, draw: int, reasons: list[str]) -> tasks.Row:
+    """What a draw takes; a bad record is replaced by others of the bucket."""
+    bucket, task = self.schedule.buckets[b], self.schedule.task(b, draw)
     for attempt in range(ATTEMPTS):
       index = self.schedule.record(b, draw, attempt)
+      random = np.random.Generator(np.random.Philox(key=[self.schedule.seed, draw], counter=b))
       try:
-        return self.fit(self.folders[b][index], self.schedule.buckets[b].size, draw)
-      except (records.RecordError, DataError) as error:
-        self.count_bad(f'{self.schedule.buckets[b].name}[{index}]: {error}')
-    return None, None, ''
+        record = self.folders[b][index]
+        row = tasks.make(task, record, bucket.size, random, self.time_factor, self.channels)
+        caption = captions.choose(record.captions, self.shares, random.random())
+        return dataclasses.replace(row, caption=caption)
+      except (records.RecordError, tasks.TaskError) as error:
+        reasons.append(f'{bucket.name}[{index}] for {task}: {error}')
+    return tasks.Row()
 
-  def fit(self, record: records.Record, size, draw: int):
-    """Crops a record to the bucket's length; what is too short or of another size is bad."""
-    random = np.random.Generator(np.random.Philox(key=[self.schedule.seed, draw]))
-    place = random.random()
-    frames = samples = None
-    start = 0
-    if record.has_video and size.frames:
-      if record.frames.shape[1:3] != (size.height, size.width) or record.fps != size.fps:
-        raise DataError(
-          f'{record.frames.shape[1:3]} at {record.fps} fps, but the bucket is '
-          f'{(size.height, size.width)} at {size.fps} fps'
-        )
-      start = int(place * (len(record.frames) - size.frames + 1))
-      frames = record.frames[start : start + size.frames]
-      if len(frames) < size.frames:
-        raise DataError(f'{len(record.frames)} frames, but the bucket has {size.frames}')
-    if record.has_audio and size.samples:
-      first = round(start / size.fps * record.sample_rate)
-      samples = mixed(record.samples[first : first + size.samples], self.channels)
-      samples = np.pad(samples, ((0, size.samples - len(samples)), (0, 0)))
-    return frames, samples, self.caption(record.captions, random.random())
-
-  def caption(self, captions: dict[str, str], place: float) -> str:
-    """One of the lengths that the record has, by their shares."""
-    shares = {n: s for n, s in dataclasses.asdict(self.config.captions).items() if captions.get(n)}
-    total = sum(shares.values())
-    for name, share in shares.items():
-      place -= share / total if total else 0
-      if place < 0:
-        return captions[name]
-    return next(iter(captions.values()), '')
-
-  def count_bad(self, why: str):
-    with self.lock:
-      self.bad += 1
+  def count(self, step: int, rows: int, reasons: tuple[str, ...]):
+    """Writes down what could not be used; too much of it stops the run."""
+    self.seen += rows
+    self.bad += len(reasons)
+    for why in reasons:
       print(f'bad record, another takes its place: {why}', flush=True)
-      if self.bad > 10 and self.bad > self.config.bad_share * self.seen:
-        raise RuntimeError(
-          f'{self.bad} of {self.seen} records could not be used, the last: {why}; '
-          'repair the data, or raise config.data.bad_share'
-        )
-
-  def table(self, tokens: Callable, steps: int) -> str:
-    """What a run of this many steps will see, a line a bucket.  tokens: Size -> AV of counts."""
-    lines = ['bucket           rows   share   clips  with sound  epochs   video + audio tokens']
-    shares = self.schedule.shares / self.schedule.cycle
-    for b, f, share, epochs in zip(
-      self.schedule.buckets, self.folders, shares, self.schedule.epochs(steps)
-    ):
-      count = tokens(b.size)
-      sound = sum(s.manifest.audio for s in f.sources)
-      lines.append(
-        f'{b.name:<16} {b.rows:>4} {share:>7.2%} {len(f):>7} {sound:>11} {epochs:>7.2f}   '
-        f'{b.rows} x ({count.video} + {count.audio})'
+    if reasons and self.dropped:
+      with open(self.dropped, 'a', encoding='utf-8') as file:
+        file.writelines(json.dumps({'step': step, 'reason': why}) + '\n' for why in reasons)
+    if self.bad > 10 and self.bad > self.config.bad_share * self.seen:
+      raise DataError(
+        f'{self.bad} of {self.seen} records could not be used, the last: {reasons[-1]}; '
+        'repair the data, or raise config.data.bad_share'
       )
+
+  def table(self, tokens: Callable, steps: int, devices: int = 1) -> str:
+    """What a run of this many steps will see, a line for each modality of each bucket.
+
+    Args:
+      tokens: Size -> AV of counts.
+    """
+    lines = [
+      'bucket           share  modality  records  epochs  tokens a row  a device and step  tasks'
+    ]
+    shares = self.schedule.shares / self.schedule.cycle
+    for b, f, share in zip(self.schedule.buckets, self.folders, shares):
+      draws, count = steps * share * b.rows, tokens(b.size)
+      told = ', '.join(f'{name} {weight:g}' for name, weight in b.tasks)
+      for modality, number, size in (
+        ('video', count.video, sum(s.manifest.video for s in f.sources)),
+        ('audio', count.audio, sum(s.manifest.audio for s in f.sources)),
+      ):
+        if number:
+          lines.append(
+            f'{b.name:<16} {share:>5.1%}  {modality:<8} {size:>8} {draws / len(f):>7.2f} '
+            f'{number:>13} {number * b.rows / devices:>18.0f}  {told}'
+          )
+          told = ''
     return '\n'.join(lines)
 
 
-def check_fits(source: records.Source, size, sample_rate: int):
+def check_fits(source, size: Size, sample_rate: int):
   """DataError where a folder cannot fill a bucket of this size at all."""
   manifest = source.manifest
   if size.samples and set(manifest.sample_rates) - {sample_rate}:
@@ -219,18 +240,16 @@ def check_fits(source: records.Source, size, sample_rate: int):
       f'{source.directory}: sound at {manifest.sample_rates} Hz, but the audio codec '
       f'takes {sample_rate} Hz; write the records with --sample_rate {sample_rate}'
     )
+  if not size.frames:
+    if not manifest.audio:
+      raise DataError(f'{source.directory} holds no sound, and the bucket wants nothing else')
+    return
+  height, width = size.height * size.keyframe_scale, size.width * size.keyframe_scale
   shapes = [tuple(map(int, shape.split())) for shape in manifest.sizes]
-  fits = [t for t, h, w in shapes if t >= size.frames and (h, w) == (size.height, size.width)]
-  if size.frames and (not fits or size.fps not in manifest.fps):
+  fits = [t for t, h, w in shapes if t >= size.frames and (h, w) == (height, width)]
+  if not fits or (size.frames > 1 and size.fps not in manifest.fps):
     raise DataError(
       f'{source.directory}: frames x height x width are {sorted(shapes)} at '
-      f'{manifest.fps} fps, and the bucket wants {size.frames} x {size.height} x '
-      f'{size.width} at {size.fps} fps; change the bucket or write the records anew'
+      f'{manifest.fps} fps, and the bucket wants {size.frames} x {height} x {width} at '
+      f'{size.fps:g} fps; change the bucket or write the records anew'
     )
-
-
-def mixed(samples: np.ndarray, channels: int) -> np.ndarray:
-  """[n c] as float32 [n channels]: mono doubled, stereo averaged."""
-  if samples.shape[1] == channels:
-    return samples
-  return samples.mean(1, keepdims=True) if channels == 1 else np.repeat(samples, 2, 1)

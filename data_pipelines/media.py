@@ -4,6 +4,7 @@
     Clip = read(source, ...)                pixels [t h w 3], samples [n c] of one stretch of time
     samples = read_audio(source, ...)       the sound alone
     pixels = read_image(source, h, w)       a still picture
+    height, width = displayed(source)       as it is shown
 
 A source is a path or the file's bytes.  Times are seconds on the container's clock, which starts
 with its earliest stream: streams that start apart stay apart, so sound and picture stay in sync.
@@ -111,6 +112,7 @@ def read(
   sample_rate: int,
   channels: int,
   start: float = 0.0,
+  nearest: bool = False,
   limits: Limits = Limits(),
 ) -> Clip:
   """Decodes exactly `frames` pictures at `fps` and the sound under them.
@@ -119,6 +121,7 @@ def read(
   [height width] and cropped about its centre.  Sound is resampled to round(frames / fps *
   sample_rate) samples of 1 or 2 channels, silent where the stream has not begun or has ended; more
   than two channels are mixed down without clipping.  Isolated broken packets are left out.
+  `nearest` scales without mixing pixels, for masks.
 
   Raises:
     MediaError: no video, broken, shorter than asked, or above the limits.
@@ -131,7 +134,7 @@ def read(
     if video is None:
       raise MediaError('no video stream; read_audio and read_image take the rest.')
     _check_limits(_info(container), limits)
-    scale = _Scaler(video, height, width)
+    scale = _Scaler(video, height, width, nearest)
     yield video, _Pictures(exact_rate(fps), frames, scale, limits.max_pixels)
     if audio is not None:
       yield audio, _Sound(_extent(container, audio, start), count, sample_rate, channels)
@@ -161,9 +164,24 @@ def read_audio(
   return next(iter(_decode(source, start, sinks)), None)
 
 
-def read_image(source, height: int, width: int, limits: Limits = Limits()) -> np.ndarray:
+def read_image(
+  source, height: int, width: int, limits: Limits = Limits(), *, nearest: bool = False
+) -> np.ndarray:
   """A still picture (of a moving one, the first): uint8 [height width 3].  Alpha is dropped."""
   _check_request(height, width, 1, 1, 8000, 1, 0)
+  with _first_picture(source, limits) as (video, frame):
+    return _Scaler(video, height, width, nearest)(frame)
+
+
+def displayed(source, limits: Limits = Limits()) -> tuple[int, int]:
+  """(height, width) of the first picture as it is shown: after rotation and pixel aspect."""
+  with _first_picture(source, limits) as (video, frame):
+    width, height = _shown(frame, video.sample_aspect_ratio)
+    return round(height), round(width)
+
+
+@contextlib.contextmanager
+def _first_picture(source, limits):
   with _open(source) as container:
     video, _ = _streams(container)
     if video is None:
@@ -172,7 +190,7 @@ def read_image(source, height: int, width: int, limits: Limits = Limits()) -> np
     frame = next(container.decode(video), None)
     if frame is None or frame.is_corrupt:
       raise MediaError('the picture cannot be decoded.')
-    return _Scaler(video, height, width)(frame)
+    yield video, frame
 
 
 def _name(source) -> str:
@@ -398,12 +416,18 @@ class _Pictures:
       self.filled = until
 
 
+def _shown(frame, aspect) -> tuple[fractions.Fraction, fractions.Fraction]:
+  """(width, height) of a picture in square pixels; `aspect` is that of one pixel, None: square."""
+  size = frame.width * (aspect or fractions.Fraction(1)), fractions.Fraction(frame.height)
+  return size[::-1] if frame.rotation % 180 else size
+
+
 class _Scaler:
   """Pictures of any size and format to rgb24 [height width 3], in C; one graph per input format."""
 
-  def __init__(self, stream, height, width):
-    self.height, self.width = height, width
-    self._aspect = stream.sample_aspect_ratio or fractions.Fraction(1)  # Of one pixel.
+  def __init__(self, stream, height, width, nearest=False):
+    self.height, self.width, self._aspect = height, width, stream.sample_aspect_ratio
+    self._flags = 'neighbor' if nearest else 'bicubic+accurate_rnd+full_chroma_int'
     self.duration = 1 / stream.average_rate if stream.average_rate else None
     self._key, self._graph = None, None
 
@@ -422,14 +446,12 @@ class _Scaler:
     return self._graph.vpull().to_ndarray()
 
   def _build(self, frame, rotation):
-    w, h = frame.width * self._aspect, fractions.Fraction(frame.height)
+    w, h = _shown(frame, self._aspect)
     turn = {90: ['transpose=cclock'], 180: ['hflip', 'vflip'], 270: ['transpose=clock']}
-    if rotation in (90, 270):
-      w, h = h, w
     cover = max(self.width / w, self.height / h)
     scaled = max(self.width, round(w * cover)), max(self.height, round(h * cover))
     steps = turn.get(rotation, []) + [
-      f'scale={scaled[0]}:{scaled[1]}:flags=bicubic+accurate_rnd+full_chroma_int',
+      f'scale={scaled[0]}:{scaled[1]}:flags={self._flags}',
       'format=rgb24',
       f'crop={self.width}:{self.height}',
     ]

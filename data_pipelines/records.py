@@ -1,19 +1,22 @@
-"""Records: clips with their captions in ArrayRecord shards, read by index.
+"""Directories of records: ArrayRecord shards and a manifest, read by index.
 
-    blob = to_bytes(record, codec)   checksum, then safetensors; the same record, the same bytes
-    record = from_bytes(blob)
     manifest = write(directory, records)
     source = Source(directory); source[i]
+    source = open(name, root)   such a directory, or a split of a TFDS dataset (tfds.py)
 
 A directory of records is complete if and only if it holds manifest.json: it is written under
-another name and renamed at the end.
+another name and renamed at the end.  Other files in it are left alone.  What one record is, and its
+bytes, is record.py; its names are here as well.
 """
 
 import bisect
 import collections
 from collections.abc import Iterable
+import contextlib
 import dataclasses
 import errno
+import fcntl
+import glob
 import hashlib
 import itertools
 import json
@@ -23,47 +26,13 @@ import pathlib
 import shutil
 import threading
 import uuid
-import zlib
 
-import numpy as np
-import safetensors.numpy
+from data_pipelines import record as record_lib
 
-from sr4.core import errors
-
-SCHEMA = 1
-CODECS = ('raw', 'mp4')
 MANIFEST = 'manifest.json'
-
-
-class RecordError(errors.UserError):
-  """Records that are broken, incomplete or of another kind, or input that makes none."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Record:
-  """One clip, picture or sound."""
-
-  id: str
-  frames: np.ndarray | None  # uint8 [t h w 3]; a picture has t = 1
-  fps: float
-  samples: np.ndarray | None  # float in [-1, 1] or int16, [n c]; from_bytes gives float32
-  sample_rate: int
-  captions: dict[str, str]
-
-  @property
-  def has_video(self) -> bool:
-    return self.frames is not None
-
-  @property
-  def has_audio(self) -> bool:
-    """Is there anything to hear?  All zeros are no sound."""
-    return self.samples is not None and bool(to_int16(self.samples).any())
-
-  @property
-  def seconds(self) -> float:
-    if self.frames is not None:
-      return len(self.frames) / self.fps
-    return len(self.samples) / self.sample_rate
+CODECS, KINDS, SCHEMA = record_lib.CODECS, record_lib.KINDS, record_lib.SCHEMA
+Record, Reference, RecordError = record_lib.Record, record_lib.Reference, record_lib.RecordError
+to_bytes, from_bytes, to_int16 = record_lib.to_bytes, record_lib.from_bytes, record_lib.to_int16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,119 +51,11 @@ class Manifest:
   seconds: float
   bytes: int
   shards: tuple[dict, ...]  # name, count, bytes, sha256
-
-
-def to_int16(samples: np.ndarray) -> np.ndarray:
-  if samples.dtype == np.int16:
-    return samples
-  return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
-
-
-def to_bytes(record: Record, codec: str = 'raw') -> bytes:
-  """CRC-32 (4 bytes, little endian) of what follows, then a safetensors blob.
-
-  Arrays: `frames` uint8 and `samples` int16, or `media`, the bytes of an MP4 that holds both.  All
-  else is one JSON text in the metadata: safetensors stores several in no fixed order.
-  """
-  _check(record, codec)
-  sound = record.has_audio
-  meta = {
-    'schema': SCHEMA,
-    'codec': codec,
-    'id': record.id,
-    'fps': float(record.fps),
-    'sample_rate': int(record.sample_rate),
-    'captions': record.captions,
-    'has_video': record.has_video,
-    'has_audio': sound,
-    'frames': list(record.frames.shape) if record.has_video else None,
-    'samples': list(record.samples.shape) if sound else None,
-  }
-  arrays = {}
-  if codec == 'mp4' and record.has_video:
-    from data_pipelines import mp4  # Lazily: --help and raw records need no PyAV.
-
-    data = mp4.write(
-      None,
-      record.frames,
-      record.fps,
-      record.samples if sound else None,
-      record.sample_rate if sound else None,
-    )
-    arrays['media'] = np.frombuffer(data, np.uint8)
-  else:
-    if record.has_video:
-      arrays['frames'] = np.ascontiguousarray(record.frames)
-    if sound:
-      arrays['samples'] = np.ascontiguousarray(to_int16(record.samples))
-  text = json.dumps(meta, sort_keys=True, ensure_ascii=False)
-  blob = safetensors.numpy.save(arrays, {'record': text})
-  return zlib.crc32(blob).to_bytes(4, 'little') + blob
-
-
-def from_bytes(data: bytes) -> Record:
-  """The record in the bytes of to_bytes; a flipped byte anywhere is a RecordError."""
-  blob = memoryview(data)[4:]
-  if len(blob) < 8 or zlib.crc32(blob) != int.from_bytes(data[:4], 'little'):
-    raise RecordError(
-      f'the checksum of {len(data)} bytes does not match: they have changed since '
-      'they were written. Restore the shard from a copy, or write it again.'
-    )
-  header = json.loads(bytes(blob[8 : 8 + int.from_bytes(blob[:8], 'little')]))
-  meta = json.loads(header['__metadata__']['record'])
-  if meta['schema'] != SCHEMA:
-    raise RecordError(f'schema {meta["schema"]}; this program reads {SCHEMA}. Write them again.')
-  arrays = safetensors.numpy.load(bytes(blob))
-  frames, samples = arrays.get('frames'), arrays.get('samples')
-  if 'media' in arrays:
-    from data_pipelines import media
-
-    t, h, w, _ = meta['frames']
-    channels = meta['samples'][1] if meta['has_audio'] else 1
-    clip = media.read(
-      arrays['media'].tobytes(),
-      height=h,
-      width=w,
-      fps=meta['fps'],
-      frames=t,
-      sample_rate=meta['sample_rate'] or 1,
-      channels=channels,
-    )
-    frames, samples = clip.frames, clip.samples
-  elif samples is not None:
-    samples = samples.astype(np.float32) / 32768
-  return Record(meta['id'], frames, meta['fps'], samples, meta['sample_rate'], meta['captions'])
-
-
-def _check(record: Record, codec: str):
-  if codec not in CODECS:
-    raise RecordError(f'codec is {codec!r}; choose one of {CODECS}.')
-  x, s = record.frames, record.samples
-  if x is None and not record.has_audio:
-    raise RecordError(f'record {record.id!r} has neither pictures nor sound; leave it out.')
-  if x is not None and (x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3 or not x.size):
-    raise RecordError(
-      f'record {record.id!r}: frames are {x.dtype} {list(x.shape)}; give uint8 [t h w 3].'
-    )
-  if s is not None and (
-    s.ndim != 2 or not (s.dtype == np.int16 or s.dtype.kind == 'f') or not np.isfinite(s).all()
-  ):
-    raise RecordError(
-      f'record {record.id!r}: samples are {s.dtype} {list(s.shape)}; give finite '
-      'float in [-1, 1] or int16, [n c].'
-    )
-  if not record.fps > 0 or (s is not None and not record.sample_rate > 0):
-    raise RecordError(
-      f'record {record.id!r}: fps {record.fps!r}, sample_rate '
-      f'{record.sample_rate!r}; both must be above 0.'
-    )
-  if codec == 'mp4' and x is not None and record.has_audio:
-    n = round(len(x) / record.fps * record.sample_rate)
-    if len(s) != n:
-      raise RecordError(
-        f'record {record.id!r}: {len(s)} samples beside {len(x)} frames; an MP4 '
-        f'gives back round(frames / fps * sample_rate) = {n}. Cut or pad them.'
-      )
+  masks: int  # Records with a mask.
+  # 'image', 'video', 'audio': records with such a reference; 'max image', ...: the most in one
+  # record; 'max sounds': the most that have samples, of any kind; 'max video frames' and 'max audio
+  # samples': the longest one.  All are there, 0 without references.
+  references: dict[str, int]
 
 
 def write(
@@ -209,25 +70,64 @@ def write(
   directory = pathlib.Path(directory)
   if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
     raise RecordError(f'{directory} exists and is not empty; remove it, or write elsewhere.')
-  partial = directory.parent / f'.{directory.name}.partial-{uuid.uuid4().hex[:8]}'
   try:
-    partial.mkdir(parents=True)
-    manifest = _write_shards(partial, records, codec, shard_size)
-    with open(partial / MANIFEST, 'w', encoding='utf-8') as f:
-      json.dump(dataclasses.asdict(manifest), f, indent=1)
-    for path in (*partial.iterdir(), partial):
-      _sync(path)
-    os.rename(partial, directory)
-    _sync(directory.parent)
-  except BaseException as e:
-    shutil.rmtree(partial, ignore_errors=True)
-    if isinstance(e, OSError):
-      raise OSError(e.errno or errno.EIO, e.strerror or str(e), str(directory)) from e
-    raise
+    with partial(directory) as folder:
+      manifest = _write_shards(folder, records, codec, shard_size)
+      with (folder / MANIFEST).open('w', encoding='utf-8') as f:
+        json.dump(dataclasses.asdict(manifest), f, indent=1)
+      for path in (*folder.iterdir(), folder):
+        sync(path)
+      os.rename(folder, directory)
+      sync(directory.parent)
+  except OSError as e:
+    raise OSError(e.errno or errno.EIO, e.strerror or str(e), str(directory)) from e
   return manifest
 
 
-def _sync(path):
+@contextlib.contextmanager
+def partial(directory: pathlib.Path):
+  """A folder beside `directory` to fill and rename; what killed writers left there is removed.
+
+  A folder is locked by the one who fills it: the lock goes with the process, however it ends.
+  """
+  for left in directory.parent.glob(f'.{glob.escape(directory.name)}.partial-*'):
+    with _locked(left) as ours:
+      if ours:
+        shutil.rmtree(left, ignore_errors=True)
+  while True:
+    folder = directory.parent / f'.{directory.name}.partial-{uuid.uuid4().hex[:8]}'
+    folder.mkdir(parents=True)
+    with _locked(folder, wait=True):
+      if not folder.exists():  # Another writer took it for a left one before it was locked.
+        continue
+      try:
+        yield folder
+      finally:
+        shutil.rmtree(folder, ignore_errors=True)
+      return
+
+
+@contextlib.contextmanager
+def _locked(folder, wait: bool = False):
+  """Locks a folder; False if another process has it, or it is gone, or the disk has no locks."""
+  try:
+    fd = os.open(folder, os.O_RDONLY)
+  except OSError:
+    yield False
+    return
+  try:
+    try:
+      fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+      yield False
+    else:
+      yield True
+  finally:
+    os.close(fd)
+
+
+def sync(path):
+  """Waits until a file or folder is on the disk."""
   fd = os.open(path, os.O_RDONLY)
   try:
     os.fsync(fd)
@@ -236,47 +136,82 @@ def _sync(path):
 
 
 def _write_shards(folder, records, codec, shard_size) -> Manifest:
-  total, sizes = collections.Counter(), collections.Counter()
-  fps, sample_rates, seconds, shards, records = set(), set(), 0.0, [], iter(records)
+  counts, shards, records = _Counts(), [], iter(records)
   for first in records:
-    path = folder / f'part-{len(shards):05d}'
-    with _Shard(path) as shard:
+    with Shard(folder / f'part-{len(shards):05d}') as shard:
       for record in itertools.chain([first], records):
         shard.write(to_bytes(record, codec))
-        sound, seconds = record.has_audio, seconds + record.seconds
-        total.update(video=record.has_video, audio=sound, audio_video=record.has_video and sound)
-        if record.has_video:
-          sizes[' '.join(map(str, record.frames.shape[:3]))] += 1
-          fps.add(float(record.fps))
-        sample_rates.update([int(record.sample_rate)] if sound else [])
+        counts.add(record)
         if shard.bytes >= shard_size:
           break
-    with open(path, 'rb') as f:
-      digest = hashlib.file_digest(f, 'sha256').hexdigest()
-    shards.append({'count': shard.count, 'bytes': path.stat().st_size, 'sha256': digest})
+    shards.append(shard.facts())
   if not shards:
     raise RecordError('no record to write; check where they come from.')
-  for i, shard in enumerate(shards):
-    shard['name'] = f'part-{i:05d}-of-{len(shards):05d}'
-    os.rename(folder / f'part-{i:05d}', folder / shard['name'])
-  return Manifest(
-    schema=SCHEMA,
-    codec=codec,
-    count=sum(s['count'] for s in shards),
-    **total,
-    sizes=dict(sorted(sizes.items())),
-    fps=tuple(sorted(fps)),
-    sample_rates=tuple(sorted(sample_rates)),
-    seconds=round(seconds, 6),
-    bytes=sum(s['bytes'] for s in shards),
-    shards=tuple(shards),
-  )
+  for shard in shards:
+    name = f'{shard["name"]}-of-{len(shards):05d}'
+    os.rename(folder / shard['name'], folder / name)
+    shard['name'] = name
+  return counts.manifest(codec, shards)
 
 
-class _Shard:
+class _Counts:
+  """What the manifest says of the records, gathered as they come."""
+
+  def __init__(self):
+    self.kinds = collections.Counter(video=0, audio=0, audio_video=0, masks=0)
+    self.sizes, self.fps, self.sample_rates, self.seconds = collections.Counter(), set(), set(), 0.0
+    names = [*KINDS, *(f'max {kind}' for kind in KINDS)]
+    names += ['max sounds', 'max video frames', 'max audio samples']
+    self.references = dict.fromkeys(names, 0)
+
+  def add(self, record: Record):
+    video, audio = record.has_video, record.has_audio
+    self.kinds.update(
+      video=video, audio=audio, audio_video=video and audio, masks=record.mask is not None
+    )
+    self.seconds += record.seconds
+    if video:
+      self.sizes[' '.join(map(str, record.frames.shape[:3]))] += 1
+      self.fps.add(float(record.fps))
+    self.sample_rates.update([int(record.sample_rate)] if audio else [])
+    if record.references:
+      self._add_references(record)
+
+  def _add_references(self, record: Record):
+    most, sounds = collections.Counter(), []
+    for reference in record.references:
+      most[f'max {reference.kind}'] += 1
+      if record_lib.audible(reference.samples):
+        sounds.append(len(reference.samples))
+        self.sample_rates.add(int(record.sample_rate))
+      if reference.kind == 'video':
+        most['max video frames'] = max(most['max video frames'], len(reference.frames))
+    most |= {'max sounds': len(sounds), 'max audio samples': max(sounds, default=0)}
+    for name, value in most.items():
+      self.references[name] = max(self.references[name], value)
+    for kind in {reference.kind for reference in record.references}:
+      self.references[kind] += 1
+
+  def manifest(self, codec: str, shards: list[dict]) -> Manifest:
+    return Manifest(
+      schema=SCHEMA,
+      codec=codec,
+      count=sum(s['count'] for s in shards),
+      **self.kinds,
+      sizes=dict(sorted(self.sizes.items())),
+      fps=tuple(sorted(self.fps)),
+      sample_rates=tuple(sorted(self.sample_rates)),
+      seconds=round(self.seconds, 6),
+      bytes=sum(s['bytes'] for s in shards),
+      shards=tuple(shards),
+      references=self.references,
+    )
+
+
+class Shard:
   """An ArrayRecord file being written; its errors become OSErrors."""
 
-  def __init__(self, path):
+  def __init__(self, path: pathlib.Path):
     from array_record.python import array_record_module
 
     self.path, self.count, self.bytes = path, 0, 0
@@ -297,6 +232,13 @@ class _Shard:
         code = errno.ENOSPC if 'No space left' in str(e) else errno.EIO
         raise OSError(code, str(e), str(self.path)) from e
 
+  def facts(self) -> dict:
+    """The closed file's line in the manifest."""
+    with self.path.open('rb') as f:
+      digest = hashlib.file_digest(f, 'sha256').hexdigest()
+    size = self.path.stat().st_size
+    return {'name': self.path.name, 'count': self.count, 'bytes': size, 'sha256': digest}
+
 
 def load_manifest(directory) -> Manifest:
   """Reads and checks manifest.json and that the shards it names are there, at full size."""
@@ -312,6 +254,14 @@ def load_manifest(directory) -> Manifest:
     ) from None
   try:
     raw = json.loads(text)
+  except ValueError as e:
+    raise RecordError(f'{directory / MANIFEST} is damaged ({e}); restore it from a copy.') from e
+  return check_manifest(directory / MANIFEST, directory, raw)
+
+
+def check_manifest(where, directory, raw) -> Manifest:
+  """The manifest that `where` holds, parsed to `raw`, once it agrees with the shards."""
+  try:
     schema = raw['schema']
     if schema != SCHEMA:
       raise RecordError(
@@ -323,14 +273,14 @@ def load_manifest(directory) -> Manifest:
   except (ValueError, KeyError, TypeError) as e:
     if isinstance(e, RecordError):
       raise
-    raise RecordError(f'{directory / MANIFEST} is damaged ({e}); restore it from a copy.') from e
+    raise RecordError(f'{where} is damaged ({e}); restore it from a copy.') from e
   if counted != manifest.count:
     raise RecordError(
-      f'{directory / MANIFEST}: count is {manifest.count}, but its shards hold '
+      f'{where}: count is {manifest.count}, but its shards hold '
       f'{counted}; it was edited or damaged. Restore it from a copy.'
     )
   for shard in manifest.shards:
-    path = directory / shard['name']
+    path = pathlib.Path(directory, shard['name'])
     size = path.stat().st_size if path.exists() else None
     if size != shard['bytes']:
       raise RecordError(
@@ -338,6 +288,20 @@ def load_manifest(directory) -> Manifest:
         f'says {shard["bytes"]} bytes; copy the shard again.'
       )
   return manifest
+
+
+def open(name: str, root=''):
+  """The source that a config names, below `root`: a Source, or a tfds.TfdsSource.
+
+  Args:
+    name: a directory of records, or 'tfds:NAME/VERSION:SPLIT@DATA_DIR', where @DATA_DIR may be left
+      out if it is `root`.
+  """
+  if str(name).startswith('tfds:'):
+    from data_pipelines import tfds  # Lazily: an extra.
+
+    return tfds.TfdsSource(name, root)
+  return Source(os.path.join(root, name))
 
 
 class Source:
@@ -366,16 +330,23 @@ class Source:
     return self.manifest.count
 
   def __getitem__(self, i) -> Record:
+    return self._at(i, from_bytes)
+
+  def read(self, i) -> tuple[dict, bytes]:
+    """What record i says of itself (record.read_meta), and its bytes; nothing is decoded."""
+    return self._at(i, lambda data: (record_lib.read_meta(data), data))
+
+  def _at(self, i, parse):
     i = operator.index(i)
     if not 0 <= i < len(self):
       raise IndexError(f'record {i} of {len(self)} in {self.directory}; give 0 to {len(self) - 1}.')
     number = bisect.bisect_right(self._ends, i)
     shard = self.manifest.shards[number]
     k = i - self._ends[number] + shard['count']
-    where = f'{self.directory}/{shard["name"]}, record {k} (index {i})'
     try:
-      return from_bytes(self._reader(number).read([k])[0])
+      return parse(self._reader(number).read([k])[0])
     except (RuntimeError, ValueError) as e:  # ArrayRecord's own checksums raise RuntimeError.
+      where = f'{self.directory}/{shard["name"]}, record {k} (index {i})'
       raise RecordError(f'{where}: {e}') from e
 
   def _reader(self, number: int):

@@ -15,6 +15,7 @@ from sr4.core.batch import Size
 from sr4.flow import conditioning
 from sr4.flow import guidance
 from sr4.flow import path
+from sr4.flow import segments
 from sr4.flow import solver
 from sr4.models import system as system_lib
 from sr4.training import checkpoint
@@ -46,9 +47,10 @@ class Clip:
   """One generated clip."""
 
   prompt: str
-  frames: np.ndarray  # uint8 [T H W 3]
-  samples: np.ndarray  # float32 [n channels]
-  latents: dict[str, np.ndarray]  # float32 'video' [t h w c], 'audio' [l c]
+  frames: np.ndarray | None  # uint8 [T H W 3]; None: the size has no frames
+  samples: np.ndarray | None  # float32 [n channels]; None: the size has no sound
+  keyframes: np.ndarray | None  # uint8 [k H*scale W*scale 3]; None: the size has no keyframes
+  latents: dict[str, np.ndarray]  # float32 'video' [t h w c], 'keyframes', 'audio' [l c]
 
 
 class Pipeline:
@@ -68,32 +70,42 @@ class Pipeline:
     latents = generate(
       self.system, self.size, self.config, self.model, *sharding.rows((text, valid, seeds_array))
     )
-    frames, samples = decode(self.system, self.size, latents)
-    (video,), (audio,) = jax.device_get(latents)
-    frames, samples = jax.device_get((frames, samples))
+    media = jax.device_get(decode(self.system, self.size, latents))
+    latents = jax.device_get(named(self.size, latents))
     return [
-      Clip(prompt, frames[i], samples[i], {'video': video[i], 'audio': audio[i]})
+      Clip(
+        prompt,
+        **{name: None if x is None else x[i] for name, x in media.items()},
+        latents={name: x[i] for name, x in latents.items()},
+      )
       for i, prompt in enumerate(prompts)
     ]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def generate(system, size: Size, c: Config, model, text, text_valid, seeds) -> AV:
-  """Latents, AV of 1-tuples: [b t h w c] and [b l c]."""
+  """Latents, AV of tuples of [b t h w c] and [b l c], one for each generated segment."""
   rows = text.shape[0]
   present = AV(*(sharding.over_rows(True, rows) for _ in range(2)))
-  cond = conditioning.condition(system.codecs, size, model.config.patch, text, text_valid, present)
+  at = segments.keyframes_at(size, system.codecs.video.time_factor)
+  cond = conditioning.condition(
+    system.codecs,
+    size,
+    model.config.patch,
+    text,
+    text_valid,
+    present,
+    at=sharding.over_rows(jnp.array(at, jnp.int32), rows),
+  )
   scales = guidance.Scales(
     text=AV(c.video_guidance_scale, c.audio_guidance_scale),
     modality=AV(c.modality_scale, c.modality_scale),
   )
-  shapes = AV(
-    system.codecs.video.latent_shape(size.frames, size.height, size.width),
-    (system.codecs.audio.latent_length(size.samples), system.codecs.audio.channels),
-  )
+  shapes = segments.latent_shapes(system.codecs, size)
 
   def draw(seed):
-    return path.noise_like(jax.random.key(seed), AV(*((jnp.zeros(shape),) for shape in shapes)))
+    like = AV(*(tuple(map(jnp.zeros, of)) or None for of in shapes))
+    return path.noise_like(jax.random.key(seed), like)
 
   noise = jax.vmap(draw)(seeds)
   times = solver.times(c.num_inference_steps, AV(c.shift, c.audio_shift))
@@ -101,14 +113,25 @@ def generate(system, size: Size, c: Config, model, text, text_valid, seeds) -> A
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def decode(system, size: Size, latents: AV):
-  """uint8 [b T H W 3] and float32 [b n channels]."""
-  (video,), (audio,) = latents
-  frames = sharding.on_rows(system.codecs.video.decode)(video)
-  samples = sharding.on_rows(functools.partial(system.codecs.audio.decode, samples=size.samples))(
-    audio
-  )
-  return conditioning.to_uint8(frames), samples
+def decode(system, size: Size, latents: AV) -> dict:
+  """The media fields of a Clip, with rows."""
+  of, video, audio = named(size, latents), system.codecs.video, system.codecs.audio
+  media = dict(frames=None, samples=None, keyframes=None)
+  if size.frames:
+    media['frames'] = segments.to_uint8(sharding.on_rows(video.decode)(of['video']))
+  if size.keyframes:
+    decode_each = lambda z: segments.each_frame(video.decode, z)
+    media['keyframes'] = segments.to_uint8(sharding.on_rows(decode_each)(of['keyframes']))
+  if size.samples:
+    heard = functools.partial(audio.decode, samples=size.samples)
+    media['samples'] = sharding.on_rows(heard)(of['audio'])
+  return media
+
+
+def named(size: Size, latents: AV) -> dict:
+  """The latents of each generated segment, by name."""
+  names = [n for n, has in (('video', size.frames), ('keyframes', size.keyframes)) if has]
+  return dict(zip(names, latents.video or ())) | dict(zip(('audio',), latents.audio or ()))
 
 
 def load(directory: str, step: int | None = None, ema: bool = True):
@@ -125,7 +148,8 @@ def load(directory: str, step: int | None = None, ema: bool = True):
 
 
 def size_of(system: system_lib.System, trained: dict, **changes) -> Size:
-  """The size that the model was trained on most, with changes."""
-  most = max(trained['data']['buckets'].values(), key=lambda b: b.get('weight', 1.0))
-  fields = {name: most[name] for name in ('frames', 'height', 'width', 'fps')} | changes
-  return system.size(**fields)
+  """The size of clips that the model was trained on most, with changes and without references."""
+  buckets = trained['data']['buckets'].values()
+  most = max(buckets, key=lambda b: (b['frames'] > 1, b.get('weight', 1.0)))
+  kept = ('frames', 'height', 'width', 'fps', 'sound', 'seconds', 'keyframes', 'keyframe_scale')
+  return system.size(**{name: most[name] for name in kept if name in most} | changes)

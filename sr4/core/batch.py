@@ -6,8 +6,8 @@
   Condition  everything the model is told besides the noisy latents; what sampling needs, no more
   Segment    a run of tokens of one grid; all that a branch sees is a list of them
 
-Letters: b rows, T H W frames, n samples, t h w c video latent, l c audio latent, s tokens (that
-is, patches), m text tokens, e text width.
+Letters: b rows, T H W frames, k keyframes, n samples, t h w c video latent, l c audio latent, s
+tokens (that is, patches), m text tokens, e text width.
 """
 
 import dataclasses
@@ -22,13 +22,40 @@ Array = Any  # numpy on the host, jax.Array on the mesh
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """The static shape of a clip.  0 frames or 0 samples: without that modality."""
+  """The static shape of a clip and of what comes with it.  0: there is none of that."""
 
   frames: int
   height: int
   width: int
   fps: float
   samples: int
+  keyframes: int = 0  # how many frames are there once more, at a higher resolution
+  keyframe_scale: int = 1  # how many times higher
+  reference_images: int = 0  # pictures, each of the clip's height and width
+  reference_frames: int = 0  # of one clip of that size and fps
+  reference_samples: int = 0  # of one sound
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Keyframes:
+  """Chosen frames at a higher resolution (section 4.5 of the report)."""
+
+  frames: Array | None  # uint8 [b k H*scale W*scale 3]; None where they are only to be made
+  at: Array  # int32 [b k]: which frames of the clip they are
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class References:
+  """What the prompt names (@image_1, @video_1, @audio_1), padded to the slots of the Size."""
+
+  images: Array | None  # uint8 [b N H W 3]
+  images_valid: Array | None  # bool [b N]
+  frames: Array | None  # uint8 [b F H W 3]
+  frames_valid: Array | None  # bool [b F]: a shorter clip is padded at its end
+  samples: Array | None  # float32 [b n channels]
+  samples_valid: Array | None  # bool [b n]
 
 
 @jax.tree_util.register_dataclass
@@ -38,10 +65,13 @@ class Clips:
 
   frames: Array | None  # uint8 [b T H W 3]
   samples: Array | None  # float32 [b n channels] in [-1, 1]
-  known: Array | None  # bool [b T]: frames that are given, not generated; None: none is
+  known: Array | None  # bool [b T H W] or [b T 1 1]: pixels given, not generated; None: none is
   text: Array  # float32 [b m e]
   text_valid: Array  # bool [b m]
   present: AV  # bool [b] each: does this row have that modality?
+  clean: AV | None = None  # bool [b] each: given whole (audio to video, video to audio)
+  keyframes: Keyframes | None = None
+  references: References | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -76,3 +106,4 @@ class Batch:
   latents: AV  # tuple of z_0, one for each generated segment
   weights: AV  # tuple of float32 loss weights [b t h w 1] or [b l 1]; 0: not to be learnt
   cond: Condition
+  clean: AV | None = None  # bool [b] each: stays at t = 1 and is not learnt; None: none does

@@ -1,4 +1,4 @@
-"""From clips to what the model is told: latents, known regions, positions, dropped conditions."""
+"""From clips to a batch, and conditions taken away: what the model is told, and what it is not."""
 
 import dataclasses
 
@@ -10,13 +10,13 @@ from sr4.core.av import AV
 from sr4.core.batch import Batch
 from sr4.core.batch import Clips
 from sr4.core.batch import Condition
+from sr4.core.batch import References
 from sr4.core.batch import Segment
 from sr4.core.batch import Size
 from sr4.core.sharding import on_rows
 from sr4.core.sharding import over_rows
 from sr4.core.sharding import ROWS
-
-BLACK = -1.0
+from sr4.flow import segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +24,16 @@ class DropConfig:
   """Share of training rows from which a condition is taken, so that it can be guided by."""
 
   text: float = 0.1
+  references: float = 0.1
   modality: float = 0.0  # each branch alone, the other unread
 
 
 def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
   """Clips of this size as a training batch; rows that lack a modality weigh nothing in its loss."""
-  rows = clips.text.shape[0]
-  frames = None if clips.frames is None else pixels(clips.frames)
+  frames = None if clips.frames is None else segments.pixels(clips.frames)
+  key, at = None, None
+  if size.keyframes:
+    key, at = segments.pixels(clips.keyframes.frames), clips.keyframes.at
   cond = condition(
     codecs,
     size,
@@ -40,20 +43,35 @@ def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
     clips.present,
     frames=frames,
     known=clips.known,
+    keyframes=key,
+    at=at,
+    references=clips.references,
   )
-  video = on_rows(codecs.video.encode)(frames) if size.frames else None
-  audio = on_rows(codecs.audio.encode)(clips.samples) if size.samples else None
-
-  def weigh(z, present):
-    shape = (rows,) + (1,) * (z.ndim - 1)
-    return (jnp.broadcast_to(present.reshape(shape).astype(jnp.float32), (*z.shape[:-1], 1)),)
-
-  latents = AV(video, audio)
+  video, audio = (), ()
+  if size.frames:
+    video = (on_rows(codecs.video.encode)(frames),)
+  if size.keyframes:
+    encode_each = lambda f: segments.each_frame(codecs.video.encode, f)
+    video += (on_rows(encode_each)(key),)
+  if size.samples:
+    audio = (on_rows(codecs.audio.encode)(clips.samples),)
+  learnt = clips.present
+  if clips.clean is not None:
+    learnt = jax.tree.map(lambda has, clean: has & ~clean, clips.present, clips.clean)
   return Batch(
-    latents=AV(*(None if z is None else (z,) for z in latents)),
-    weights=AV(*(None if z is None else weigh(z, p) for z, p in zip(latents, clips.present))),
+    latents=AV(video or None, audio or None),
+    weights=AV(weigh(video, learnt.video), weigh(audio, learnt.audio)),
     cond=cond,
+    clean=clips.clean,
   )
+
+
+def weigh(latents: tuple, learnt: jax.Array):
+  """Loss weights of the segments of one modality: 1 in the rows to be learnt, else 0."""
+  one = lambda z: jnp.broadcast_to(
+    learnt.astype(jnp.float32).reshape(-1, *(1,) * (z.ndim - 1)), (*z.shape[:-1], 1)
+  )
+  return tuple(map(one, latents)) or None
 
 
 def condition(
@@ -66,7 +84,9 @@ def condition(
   *,
   frames=None,
   known=None,
-  references: AV = AV((), ()),
+  keyframes=None,
+  at=None,
+  references: References | None = None,
 ) -> Condition:
   """What the model is told of clips of this size.
 
@@ -75,93 +95,39 @@ def condition(
     patch: (pt, ph, pw) of the video branch.
     text, text_valid: [b m e], [b m] of the text encoder.
     present: AV of bool [b].
-    frames, known: float [b T H W 3] in [-1, 1] and bool [b T]: the frames that are given.
-    references: AV of tuples of Segments, as `video_reference` and `audio_reference` make them.
+    frames, known: float [b T H W 3] in [-1, 1] and bool [b T H W] or [b T 1 1]: what is given.
+    keyframes, at: float [b k H*scale W*scale 3] and int [b k], where the Size has keyframes.
+    references: where the Size has slots for them.
   """
   rows = text.shape[0]
+  before = segments.references(codecs, size, patch, references)
   video = audio = None
   if size.frames:
-    video = (
-      *references.video,
-      video_segment(codecs.video, size, patch, rows, frames, known),
-    )
+    video = (*before.video, segments.video(codecs.video, size, patch, rows, frames, known))
+  if size.keyframes:
+    video += (segments.keyframes(codecs.video, size, patch, at, keyframes, known),)
   if size.samples:
     length = codecs.audio.latent_length(size.samples)
-    positions = over_rows(audio_positions(length, codecs.audio.rate), rows)
-    audio = (
-      *references.audio,
-      Segment(None, None, positions, over_rows(jnp.ones(length, bool), rows)),
-    )
+    positions = over_rows(segments.audio_positions(length, codecs.audio.rate), rows)
+    audio = (*before.audio, Segment(None, None, positions, segments.everywhere(positions)))
   return Condition(AV(video, audio), text, text_valid, present)
-
-
-def video_segment(codec, size: Size, patch, rows: int, frames, known) -> Segment:
-  """I and M of Eq. 7: I is the latent of black frames where nothing is known, not zeros."""
-  latent = over_rows(codec.black(size.frames, size.height, size.width), rows)
-  mask = over_rows(jnp.zeros((*latent.shape[1:-1], 1)), rows)
-  if known is not None:
-    given = jnp.where(known[:, :, None, None, None], frames, BLACK)
-    region = known_latents(known, codec.time_factor)[:, :, None, None, None]
-    latent = jnp.where(region, on_rows(codec.encode)(given), latent)
-    mask = jnp.maximum(mask, region)
-  seconds = codec.time_factor / size.fps
-  positions = over_rows(video_positions(latent.shape[1:-1], patch, seconds), rows)
-  return Segment(latent, mask, positions, over_rows(jnp.ones(positions.shape[1], bool), rows))
-
-
-def video_reference(latents: jax.Array, patch, seconds_per_latent: float, valid) -> Segment:
-  """Reference frames as context before the clip (Eq. 8-9).
-
-  Args:
-    latents: [b t h w c], the frames encoded one by one, padded to one size.
-    valid: bool [b t]: which there are; the others are seen by no one.
-  """
-  rows, count = latents.shape[:2]
-  positions = video_positions(latents.shape[1:-1], patch, seconds_per_latent)
-  positions = positions.at[:, 0].add(-count * seconds_per_latent)  # t = -N_cond + i
-  seen = jnp.repeat(valid, positions.shape[0] // count, 1)
-  mask = jnp.ones_like(latents[..., :1])
-  return Segment(latents, mask, over_rows(positions, rows), seen, generated=False)
-
-
-def audio_reference(latents: jax.Array, rate: float, valid) -> Segment:
-  """A reference sound before the audio tokens: latents [b l c], valid bool [b l]."""
-  rows, length, _ = latents.shape
-  positions = audio_positions(length, rate) - length / rate
-  return Segment(latents, None, over_rows(positions, rows), valid, generated=False)
-
-
-def video_positions(grid, patch, seconds_per_latent: float) -> jax.Array:
-  """[s 3] of a latent grid (t, h, w): seconds, and rows and columns in patches."""
-  t, h, w = (size // step for size, step in zip(grid, patch))
-  axes = (jnp.arange(t) * patch[0] * seconds_per_latent, jnp.arange(h), jnp.arange(w))
-  return jnp.stack(jnp.meshgrid(*axes, indexing='ij'), -1).reshape(-1, 3).astype(jnp.float32)
-
-
-def audio_positions(length: int, rate: float) -> jax.Array:
-  """[l 1] in seconds, for latents that come `rate` times a second."""
-  return (jnp.arange(length, dtype=jnp.float32) / rate)[:, None]
-
-
-def known_latents(known: jax.Array, time_factor: int) -> jax.Array:
-  """Frames [b T] -> latent frames [b t]: known where every frame under it is known."""
-  groups = known[:, 1:].reshape(known.shape[0], -1, time_factor)
-  return jnp.concatenate([known[:, :1], jnp.all(groups, -1)], 1)
-
-
-def pixels(frames: jax.Array) -> jax.Array:
-  """uint8 -> [-1, 1]."""
-  return frames.astype(jnp.float32) / 127.5 - 1
-
-
-def to_uint8(frames: jax.Array) -> jax.Array:
-  """The inverse of `pixels`, rounded and clipped."""
-  return jnp.clip(jnp.round((frames + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def without_text(cond: Condition, rows=True) -> Condition:
   """The condition with its prompt gone, in the rows named (bool [b], or all)."""
   return dataclasses.replace(cond, text_valid=cond.text_valid & ~expand(rows))
+
+
+def without_references(cond: Condition, rows=True) -> Condition:
+  """The condition with its references gone, in the rows named."""
+
+  def one(segment: Segment) -> Segment:
+    if segment.generated:
+      return segment
+    return dataclasses.replace(segment, valid=segment.valid & ~expand(rows))
+
+  bare = lambda of: None if of is None else tuple(map(one, of))
+  return dataclasses.replace(cond, segments=AV(*map(bare, cond.segments)))
 
 
 def without_modality(cond: Condition, rows=True) -> Condition:
@@ -180,4 +146,5 @@ def drop(key: jax.Array, cond: Condition, config: DropConfig) -> Condition:
     jax.random.uniform(prng.named(key, name), (cond.text.shape[0],), out_sharding=ROWS) < share
   )
   cond = without_text(cond, chosen('text', config.text))
+  cond = without_references(cond, chosen('references', config.references))
   return without_modality(cond, chosen('modality', config.modality))

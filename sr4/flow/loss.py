@@ -56,6 +56,8 @@ def draw(key: jax.Array, batch: Batch, config: Config) -> tuple[AV, AV, Conditio
     AV(config.video_time, config.audio_time),
     config.independent_times,
   )
+  if batch.clean is not None:  # What is given whole stands at its end: z_1 is the data.
+    t = AV(*(jnp.where(clean, 1.0, time) for clean, time in zip(batch.clean, t)))
   noise = path.noise_like(prng.named(key, 'noise'), batch.latents)
   return t, noise, conditioning.drop(prng.named(key, 'drop'), batch.cond, config.drop)
 

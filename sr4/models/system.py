@@ -20,14 +20,66 @@ class System:
   """Codecs and encoder are frozen; the model is made from a key and trained."""
 
   codecs: AV
-  text: object  # list of prompts -> (float32 [b m e], bool [b m])
+  text: object  # (prompts, pictures of each) -> (float32 [b m e], bool [b m])
   config: mmdit.Config
 
   def model(self, key: jax.Array) -> mmdit.MMDiT:
     return mmdit.MMDiT(self.config, rngs=nnx.Rngs(key))
 
-  def size(self, frames: int, height: int, width: int, fps: float, sound: bool = True) -> Size:
-    """The static shape of such a clip; what codecs and patches cannot divide is an error."""
+  def size(
+    self,
+    frames: int,
+    height: int,
+    width: int,
+    fps: float,
+    *,
+    sound: bool = True,
+    seconds: float = 0.0,
+    keyframes: int = 0,
+    keyframe_scale: int = 1,
+    reference_images: int = 0,
+    reference_frames: int = 0,
+    reference_seconds: float = 0.0,
+  ) -> Size:
+    """The static shape of such a clip; what codecs and patches cannot divide is an error.
+
+    Args:
+      sound: whether the clip has any.  It lasts as long as the frames, or, where there are none,
+        `seconds`.
+    """
+    if frames:
+      self._check_grid(frames, height, width)
+    if keyframes:
+      self._check_grid(1, height * keyframe_scale, width * keyframe_scale)
+    if reference_frames:
+      self._check_grid(reference_frames, height, width)
+    rate = self.codecs.audio.sample_rate
+    length = frames / fps if frames else seconds
+    size = Size(
+      frames,
+      height,
+      width,
+      fps,
+      samples=round(length * rate) if sound else 0,
+      keyframes=keyframes,
+      keyframe_scale=keyframe_scale,
+      reference_images=reference_images,
+      reference_frames=reference_frames,
+      reference_samples=round(reference_seconds * rate),
+    )
+    if not size.frames and not size.samples:
+      raise config_lib.ConfigError(
+        f'a clip of {frames} frames and {length:g} seconds of sound is empty; give frames, or '
+        'seconds with sound=True'
+      )
+    if not size.frames and (keyframes or reference_images or reference_frames):
+      raise config_lib.ConfigError(
+        'keyframes, reference_images and reference_frames belong to clips with frames, and this '
+        'one has none; take them out'
+      )
+    return size
+
+  def _check_grid(self, frames: int, height: int, width: int):
     try:
       _, h, w, _ = self.codecs.video.latent_shape(frames, height, width)
     except ValueError as error:
@@ -43,14 +95,25 @@ class System:
           f'{name} {pixels} does not divide into patches: it must be a multiple of {unit}, such as '
           f'{max(unit, round(pixels / unit) * unit)}'
         )
-    samples = round(frames / fps * self.codecs.audio.sample_rate) if sound else 0
-    return Size(frames, height, width, fps, samples)
 
   def tokens(self, size: Size) -> AV:
-    """Tokens of a clip of this size in each branch, without text."""
-    t, h, w, _ = self.codecs.video.latent_shape(size.frames, size.height, size.width)
+    """Tokens of a clip of this size in each branch, references and keyframes too, without text."""
+    video, audio = self.codecs
     pt, ph, pw = self.config.patch
-    return AV((t // pt) * (h // ph) * (w // pw), self.codecs.audio.latent_length(size.samples))
+    cells = lambda t, h, w, _: (t // pt) * (h // ph) * (w // pw)
+    one = (size.height, size.width)
+    high = tuple(side * size.keyframe_scale for side in one)
+    count = 0
+    if size.frames:
+      count = cells(*video.latent_shape(size.frames, *one))
+    if size.keyframes:
+      count += size.keyframes * cells(*video.latent_shape(1, *high))
+    if size.reference_images:
+      count += size.reference_images * cells(*video.latent_shape(1, *one))
+    if size.reference_frames:
+      count += cells(*video.latent_shape(size.reference_frames, *one))
+    heard = [n for n in (size.samples, size.reference_samples) if n]
+    return AV(count, sum(map(audio.latent_length, heard)))
 
 
 def build(config) -> System:

@@ -123,11 +123,26 @@ def restore(directory: str, step: int, like, prefix: str = ''):
   Raises:
     CheckpointError: other names, shapes or dtypes than the checkpoint's; a digest that differs.
   """
+  return tree.from_flat(like, restore_named(directory, step, tree.to_flat(like), prefix))
+
+
+def restore_named(directory: str, step: int, like: dict, prefix: str = '', names: str = '') -> dict:
+  """{name: array} for a part of a checkpoint.
+
+  Args:
+    like: {name without prefix: shape, dtype and sharding}.
+    names: regular expression; of the checkpoint's names behind the prefix those it finds must be
+      the names of `like`, all of them and no more.
+  """
   path = epath.Path(os.path.abspath(directory)) / str(step)
-  wanted = {prefix + name: x for name, x in tree.to_flat(like).items()}
+  wanted = {prefix + name: x for name, x in like.items()}
   handler = ocp.PyTreeCheckpointHandler()
-  saved = handler.metadata(path / 'arrays').tree
-  _check_same(path, wanted, {n: m for n, m in saved.items() if n.startswith(prefix)})
+  saved = {
+    name: found
+    for name, found in handler.metadata(path / 'arrays').tree.items()
+    if name.startswith(prefix) and re.search(names, name.removeprefix(prefix))
+  }
+  _check_same(path, wanted, saved)
   args = {
     name: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype) for name, x in wanted.items()
   }
@@ -144,7 +159,7 @@ def restore(directory: str, step: int, like, prefix: str = ''):
       f'{path}: {len(broken)} arrays are not as they were written, the first is '
       f'{broken[0]!r}; the files are damaged: take an earlier step'
     )
-  return tree.from_flat(like, {name.removeprefix(prefix): x for name, x in flat.items()})
+  return {name.removeprefix(prefix): x for name, x in flat.items()}
 
 
 def _check_same(path, wanted: dict, saved: dict):

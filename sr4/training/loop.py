@@ -16,12 +16,14 @@ from sr4.core import tree
 from sr4.flow import conditioning
 from sr4.flow import loss as flow_loss
 from sr4.models import system as system_lib
+from sr4.training import begin
 from sr4.training import checkpoint
 from sr4.training import metrics as metrics_lib
 from sr4.training import optimizer
 from sr4.training import preemption
 from sr4.training import state as state_lib
 from sr4.training import step as step_lib
+from sr4.training import validation
 
 
 class Diverged(errors.UserError):
@@ -68,16 +70,21 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
     optimizer.Config, dict(config['optimizer']) | {'steps': c.steps}, 'config.optimizer'
   )
   preview = config_lib.build(PreviewConfig, config['preview'], 'config.preview')
+  sources = {
+    name: config_lib.build(begin.InitConfig, node, f'config.init.{name}')
+    for name, node in config.get('init', {}).items()
+  }
   sampling = config_lib.build(pipeline.Config, config['sample'], 'config.sample')
   mesh = sharding.make_mesh(
     **dataclasses.asdict(config_lib.build(MeshConfig, config['mesh'], 'config.mesh'))
   )
-  load = make_loader(config, system, c.seed)
+  load = make_loader(config, system, c.seed, os.path.join(workdir, 'dropped.jsonl'))
   check_rows(load.schedule, mesh, step_config.accumulate)
-  say(load.table(system.tokens, c.steps))
+  validate = config_lib.build(validation.Config, config.get('validate', {}), 'config.validate')
+  say(load.table(system.tokens, c.steps, jax.device_count()))
   tx = optimizer.make(optim)
   init = lambda key: state_lib.init(system.model, tx, prng.named(key, 'init'))
-  page = {'config': config_lib.to_json(config), 'schedule': load.schedule.fingerprint()}
+  data = {'schedule': load.schedule.fingerprint(), 'phase': load.config.phase, 'start': 0}
   directory = os.path.join(workdir, 'checkpoints')
 
   with (
@@ -89,9 +96,12 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
     # The order of resuming: 1. the latest whole checkpoint, 2. its data is ours, 3. its arrays,
     # 4. the loader at its step.  The step is all the random state there is.
     if (latest := saves.latest()) is None:
-      state = jax.jit(init)(key)
+      state = begin.start(init, key, workdir, sources)
     else:
-      state = resume(directory, latest, tree.abstract(init, key), page['schedule'])
+      _, page = checkpoint.page(directory, latest)
+      data = begin.data_phase(page['data'], data['schedule'], data['phase'], latest)
+      state = checkpoint.restore(directory, latest, tree.abstract(init, key))
+    page = {'config': config_lib.to_json(config), 'data': data}
     start = int(state.step)
     say(
       f'{tree.count(state.model) / 1e6:.1f} M parameters, step {start} of {c.steps}, '
@@ -102,7 +112,10 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
       for b in load.schedule.buckets
     ]
     shown = max(load.schedule.buckets, key=lambda b: b.weight).size
-    batches, begun, done = load(start, c.steps), time.monotonic(), start
+    names = [b.name for b in load.schedule.buckets]
+    held_out = validate.every and held_out_losses(config, validate, system, flow, c.seed, key)
+    batches = load(start - data['start'], c.steps - data['start'])
+    begun, done = time.monotonic(), start
     with metrics_lib.Metrics(workdir, c.steps, start, c.log_every, progress) as metrics:
       while done < c.steps:
         asked = time.monotonic()
@@ -110,12 +123,17 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
         waited = time.monotonic() - asked
         state, measured = updates[bucket](state, key, sharding.rows(clips))
         done += 1
-        check(metrics.push(done, measured, len(clips.text), waited), step_config)
+        name = names[bucket] if len(names) > 1 else ''
+        check(metrics.push(done, measured, len(clips.text), waited, name), step_config)
         late = c.max_seconds and time.monotonic() - begun > c.max_seconds
         last = late or done == c.steps or stop.reached(done)
         if last or done % c.save_every == 0:
           check(metrics.flush(), step_config)
           saves.save(done, state, page)
+          metrics.pause()
+        if held_out and (last or done % validate.every == 0):
+          check(metrics.flush(), step_config)
+          metrics.write(done, held_out(state.ema))
           metrics.pause()
         if preview.every and done % preview.every == 0:
           write_previews(
@@ -133,38 +151,48 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
   return state
 
 
-def make_loader(config, system: system_lib.System, seed: int):
-  """The loader of config.data, for what the system's codecs and encoder take."""
-  from data_pipelines import loader  # Media libraries: only who trains needs them.
+def make_loader(config, system: system_lib.System, seed: int, dropped=None, **changes):
+  """The loader of config.data, for what the system's codecs and encoder take.
 
-  data, audio = config_lib.build(loader.Config, config['data'], 'config.data'), system.codecs.audio
+  Args:
+    dropped: file for the records that could not be used.
+    changes: fields of loader.Config to change, and `cycle` of the schedule.
+  """
+  from data_pipelines import buckets  # Media libraries: only who trains needs them.
+  from data_pipelines import loader
+
+  cycle = changes.pop('cycle', buckets.CYCLE)
+  data = config_lib.build(loader.Config, config['data'], 'config.data')
+  data, audio = dataclasses.replace(data, **changes), system.codecs.audio
   return loader.Loader(
     data,
-    {name: system.size(b.frames, b.height, b.width, b.fps) for name, b in data.buckets.items()},
+    {name: system.size(**b.size()) for name, b in data.buckets.items()},
     system.text,
     audio.sample_rate,
     audio.audio_channels,
+    system.codecs.video.time_factor,
     seed=seed,
     host=jax.process_index(),
     hosts=jax.process_count(),
+    dropped=dropped,
+    cycle=cycle,
   )
+
+
+def held_out_losses(config, validate, system, flow, seed: int, key) -> validation.HeldOut:
+  """Each bucket as often as the others, on the held-out counterparts of its folders."""
+  even = {name: dict(node) | {'weight': 1.0} for name, node in config['data']['buckets'].items()}
+  data = dict(config['data']) | {'buckets': even}
+  load = make_loader(
+    {'data': data}, system, seed, root=validate.root, cycle=len(even) * validate.batches
+  )
+  return validation.HeldOut(system, flow, load, key, validate.batches)
 
 
 def update(tx, system, size, flow, c, state, key, clips):
   """Media to latents and one step, in one program."""
   batch = conditioning.encode(system.codecs, size, system.config.patch, clips)
   return step_lib.update(tx, flow, c, state, key, batch)
-
-
-def resume(directory: str, step: int, like, schedule: str):
-  _, page = checkpoint.page(directory, step)
-  if page['schedule'] != schedule:
-    raise checkpoint.CheckpointError(
-      f'{directory}: step {step} was reached on other data or buckets (schedule '
-      f'{page["schedule"]}, here {schedule}), so its position means nothing here; restore the data '
-      'section and the seed, or start another workdir'
-    )
-  return checkpoint.restore(directory, step, like)
 
 
 def check_rows(schedule, mesh, accumulate: int):

@@ -28,9 +28,12 @@ class Metrics:
     self.every, self.pending, self.rows = every, None, []
     self.clock = time.monotonic()
 
-  def push(self, step: int, metrics: dict, examples: int, waited: float) -> dict | None:
-    """Takes the device's metrics of this step; gives back the host's of the step before."""
-    before, self.pending = self.pending, (step, metrics, examples, waited)
+  def push(self, step: int, metrics: dict, examples: int, waited: float, bucket='') -> dict | None:
+    """Takes the device's metrics of this step; gives back the host's of the step before.
+
+    Where a bucket is named, its losses have rows of their own, 'video/BUCKET'.
+    """
+    before, self.pending = self.pending, (step, metrics, examples, waited, bucket)
     return self._read(before) if before else None
 
   def flush(self) -> dict | None:
@@ -38,8 +41,10 @@ class Metrics:
     return self._read(before) if before else None
 
   def _read(self, pending) -> dict:
-    step, metrics, examples, waited = pending
+    step, metrics, examples, waited, bucket = pending
     row = {name: float(x) for name, x in jax.device_get(metrics).items()}
+    if bucket:
+      row |= {f'{name}/{bucket}': row[name] for name in ('video', 'audio') if name in row}
     now = time.monotonic()
     row |= {
       'step_seconds': now - self.clock,
@@ -54,16 +59,24 @@ class Metrics:
     return row
 
   def _write(self, step: int):
-    """Means over the rows since the last; a counter is written as it stands."""
-    mean = {name: float(np.mean([row[name] for row in self.rows])) for name in self.rows[-1]}
-    mean |= {name: self.rows[-1][name] for name in mean if name.startswith('skipped')}
-    self.file.write(json.dumps({'step': step, **mean}) + '\n')
-    self.file.flush()
-    for name, value in mean.items():
-      self.board.add_scalar(name, value, step)
+    """Means over the rows since the last that have it; a counter is written as it stands."""
+    names = dict.fromkeys(name for row in self.rows for name in row)
+    of = lambda name: [row[name] for row in self.rows if name in row]
+    mean = {
+      name: of(name)[-1] if name.startswith('skipped') else float(np.mean(of(name)))
+      for name in names
+    }
+    self.write(step, mean)
     shown = {name: f'{mean[name]:.3f}' for name in ('video', 'audio') if name in mean}
     self.bar.set_postfix(shown | {'samples/s': f'{mean["samples_per_second"]:.0f}'}, refresh=False)
     self.rows.clear()
+
+  def write(self, step: int, row: dict):
+    """One line of metrics.jsonl, and its curves."""
+    self.file.write(json.dumps({'step': step, **row}) + '\n')
+    self.file.flush()
+    for name, value in row.items():
+      self.board.add_scalar(name, value, step)
 
   def pause(self):
     """Leaves out of the step time what was done between two steps (saving, sampling)."""

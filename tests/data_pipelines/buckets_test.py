@@ -86,6 +86,30 @@ def test_every_record_once_an_epoch():
     assert len({tuple(e) for e in whole}) == len(whole)  # Each in another order.
 
 
+def test_each_task_has_its_exact_share_of_every_cycle():
+  """Table 1's 5 % each, of the rows of whole cycles and in an order of their own."""
+  shares = (('t2v', 0.8), ('i2v', 0.05), ('v2v', 0.05), ('edit', 0.05), ('inpaint', 0.05))
+  mix = (
+    dataclasses.replace(_bucket('clips', rows=10, weight=3), tasks=shares),
+    _bucket('images', weight=1),
+  )
+  schedule = buckets.Schedule(0, mix, cycle=40)
+  order = []
+  for cycle in range(3):
+    drawn = [schedule.draws(40 * cycle + i) for i in range(40)]
+    tasks = [schedule.task(b, draw) for b, draws in drawn if b == 0 for draw in draws]
+    expected = {'t2v': 240, 'i2v': 15, 'v2v': 15, 'edit': 15, 'inpaint': 15}
+    assert collections.Counter(tasks) == expected
+    order.append(tasks)
+  assert order[0] != order[1] != order[2]
+
+
+@pytest.mark.parametrize('tasks', [(('t2v', 0.0),), (('t2v', 2.0), ('i2v', -1.0))])
+def test_shares_of_tasks_that_cannot_be(tasks):
+  with pytest.raises(buckets.ScheduleError, match="'a' has the tasks"):
+    dataclasses.replace(_bucket(), tasks=tasks)
+
+
 @pytest.mark.parametrize('records', [1, 2, 3])
 def test_few_records(records):
   schedule = _schedule(buckets=(_bucket(records=records),))

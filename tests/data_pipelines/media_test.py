@@ -15,6 +15,7 @@ import pytest
 from data_pipelines import media
 from data_pipelines import mp4
 from data_pipelines import real
+from data_pipelines import stills
 
 SHAPE = {'height': 48, 'width': 64}
 SOUND = {'sample_rate': 16_000, 'channels': 2}
@@ -252,6 +253,26 @@ def test_what_is_no_media_says_so(data, tmp_path):
   for source in (data, path):
     with pytest.raises(media.MediaError, match='%03d.mp4' if source is path else 'bytes>'):
       media.probe(source)
+
+
+@pytest.mark.parametrize(
+  'kind, want',
+  [({}, (48, 64)), ({'rotation': 90}, (64, 48)), ({'aspect': 2}, (48, 128))],
+)
+def test_displayed_counts_rotation_and_pixel_aspect(kind, want):
+  assert media.displayed(mux(frames=2, flash=1, sound=False, **kind)) == want
+
+
+def test_nearest_mixes_no_pixels():
+  """Bands of three pixels."""
+  bands = np.zeros((60, 96, 3), np.uint8)
+  bands[:, np.arange(96) // 3 % 2 == 0] = 255
+  data = stills.to_bytes(bands)
+  got, mixed = media.read_image(data, 35, 56, nearest=True), media.read_image(data, 35, 56)
+  assert set(np.unique(got)) == {0, 255} and len(np.unique(mixed)) > 2
+  np.testing.assert_array_equal(
+    media.read_image(data, 20, 32, nearest=True), bands[1::3, 1::3]
+  )  # The pixel in the middle of each.
 
 
 def test_playlists_are_not_followed(tmp_path, monkeypatch):

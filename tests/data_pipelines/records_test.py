@@ -1,4 +1,4 @@
-"""Records: what goes in comes out, damage is told, and a command that fails leaves nothing."""
+"""Directories of records: complete or not there, damage is told, read from anywhere."""
 
 import concurrent.futures
 import dataclasses
@@ -12,97 +12,11 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipelines import ingest
-from data_pipelines import media
 from data_pipelines import mp4
-from data_pipelines import real
 from data_pipelines import records
-
-
-def record(i=0, frames=9, fps=16.0, sound=True, video=True, rate=16_000):
-  t, h, w = np.ogrid[:frames, :32, :32]
-  x = np.stack([20 + 5 * h + t + 0 * w, 30 + 6 * w - t + 0 * h, 50 + 3 * (h + w) + t + 2 * i], -1)
-  x = x.astype(np.uint8)
-  n = round(frames / fps * rate)
-  s = (0.3 * np.sin(np.arange(n)[:, None] * [0.05, 0.07 + i / 100])).astype(np.float32)
-  return records.Record(
-    f'clip-{i}',
-    x if video else None,
-    fps,
-    s if sound else None,
-    rate,
-    {'caption': f'a “{i}” ✓', 'long': 'b'},
-  )
-
-
-def same(a, b, pixels=0, level=1 / 32768):
-  assert (a.id, a.fps, a.sample_rate, a.captions) == (b.id, b.fps, b.sample_rate, b.captions)
-  assert (a.has_audio, a.has_video) == (b.has_audio, b.has_video)
-  if a.has_video:
-    assert a.frames.shape == b.frames.shape
-    assert abs(a.frames.astype(int) - b.frames).mean() <= pixels
-  if a.has_audio:
-    assert a.samples.shape == b.samples.shape and b.samples.dtype == np.float32
-    assert abs(a.samples - b.samples).mean() <= level
-
-
-@pytest.mark.parametrize(
-  'kind',
-  [{}, {'sound': False}, {'video': False}, {'frames': 1}, {'fps': 30_000 / 1001, 'rate': 44_100}],
-)
-@pytest.mark.parametrize('codec, loss', [('raw', (0, 1 / 32768)), ('mp4', (2, 0.02))])
-def test_bytes_give_the_record_back(kind, codec, loss):
-  want = record(**kind)
-  data = records.to_bytes(want, codec)
-  same(want, records.from_bytes(data), *loss)
-  assert all(records.to_bytes(want, codec) == data for _ in range(8))
-
-
-def test_raw_sound_is_exact():
-  samples = np.arange(-32768, 32768, dtype=np.int16)[:, None]
-  got = records.from_bytes(records.to_bytes(dataclasses.replace(record(), samples=samples)))
-  np.testing.assert_array_equal(records.to_int16(got.samples), samples)
-  loud = np.array([[1.5], [1.0], [-1.0], [-9]], np.float32)
-  np.testing.assert_array_equal(records.to_int16(loud)[:, 0], [32767, 32767, -32768, -32768])
-
-
-@pytest.mark.parametrize(
-  'samples', [None, np.zeros((9000, 2), np.float32), np.full((9000, 2), 1e-6, np.float32)]
-)
-def test_a_silent_clip_has_no_audio(samples):
-  got = records.from_bytes(records.to_bytes(dataclasses.replace(record(), samples=samples)))
-  assert got.samples is None and not got.has_audio and got.has_video
-
-
-@pytest.mark.parametrize('codec', records.CODECS)
-def test_any_flipped_byte_is_found(codec):
-  data = records.to_bytes(record(), codec)
-  for at in (*range(16), *np.random.default_rng(0).integers(0, len(data), 200)):
-    broken = bytearray(data)
-    broken[at] ^= 1 << at % 8
-    with pytest.raises(records.RecordError, match='checksum'):
-      records.from_bytes(bytes(broken))
-  for cut in (0, 3, 11, len(data) - 1):
-    with pytest.raises(records.RecordError, match='checksum'):
-      records.from_bytes(data[:cut])
-
-
-@pytest.mark.parametrize(
-  'change, codec, what',
-  [
-    ({}, 'avi', "codec is 'avi'"),
-    ({'frames': None, 'samples': None}, 'raw', 'neither'),
-    ({'frames': np.zeros((2, 4, 4, 3))}, 'raw', 'frames are float64'),
-    ({'samples': np.zeros(4)}, 'raw', r'samples are float64 \[4\]'),
-    ({'samples': np.full((4, 1), np.inf)}, 'raw', 'finite'),
-    ({'fps': 0.0}, 'raw', 'fps 0.0'),
-    ({'sample_rate': 0}, 'raw', 'sample_rate 0'),
-    ({'samples': np.ones((4, 1))}, 'mp4', 'gives back round'),
-  ],
-)
-def test_what_is_no_record_says_so(change, codec, what):
-  with pytest.raises(records.RecordError, match=what):
-    records.to_bytes(dataclasses.replace(record(), **change), codec)
+from tests.small_records import edited
+from tests.small_records import record
+from tests.small_records import same
 
 
 @pytest.fixture(name='written', scope='module')
@@ -119,7 +33,7 @@ def test_directory_and_manifest(written):
   assert [r.id for r in source] == [r.id for r in made]  # By index, across shards.
   for i in (22, 0, 11):
     same(made[i], source[i])
-  assert len(manifest.shards) > 2 and manifest.schema == 1
+  assert len(manifest.shards) > 2 and manifest.schema == 2
   assert manifest.count == 23 and manifest.audio == sum(r.has_audio for r in made)
   assert manifest.video == sum(r.has_video for r in made)
   assert manifest.audio_video == sum(r.has_video and r.has_audio for r in made)
@@ -130,8 +44,45 @@ def test_directory_and_manifest(written):
   for i in (-1, 23):
     with pytest.raises(IndexError, match='give 0 to 22'):
       source[i]
+  assert manifest.masks == 0 and set(manifest.references.values()) == {0}
   with pytest.raises(records.RecordError, match='not empty'):
     records.write(folder, made)
+
+
+def test_manifest_counts_masks_and_references(tmp_path):
+  made = [record(), edited(1), edited(2), record(3)]
+  few = dataclasses.replace(edited(4), mask=None, references=edited(4).references[:1])
+  manifest = records.write(tmp_path / 'a', [*made, few], codec='mp4')
+  assert manifest.masks == 2 and records.load_manifest(tmp_path / 'a').masks == 2
+  assert manifest.references == {
+    'image': 3,
+    'video': 2,
+    'audio': 2,
+    'max image': 2,
+    'max video': 2,
+    'max audio': 1,
+    'max sounds': 3,
+    'max video frames': 9,
+    'max audio samples': 9000,
+  }
+  source = records.Source(tmp_path / 'a')
+  for want, got in zip([*made, few], source):
+    same(want, got, 3, 0.02)
+  meta, data = source.read(1)
+  assert meta['id'] == 'clip-1' and data == records.to_bytes(made[1], 'mp4')
+
+
+def test_open_joins_the_root(written):
+  folder, made, _ = written
+  source = records.open('a', folder.parent)
+  assert isinstance(source, records.Source) and len(source) == len(made)
+  assert len(records.open(str(folder))) == len(made)
+
+
+def test_other_files_in_the_folder_are_left_alone(written, tmp_path):
+  folder, _ = copy(written, tmp_path)
+  (folder / 'dropped.jsonl').write_text('{}')
+  assert len(records.Source(folder)) == 23
 
 
 def test_reads_from_threads_and_processes(written):
@@ -194,7 +145,7 @@ def test_damaged_directories_say_what_is_wrong(written, tmp_path):
       records.Source(folder)
 
   broken('count is 22, but its shards hold 23', count=22)
-  broken('schema version 7, this program reads 1', schema=7)
+  broken('schema version 1, this program reads 2', schema=1)
   broken('damaged', shards=5)
   broken('damaged', colour='red')
   shards = manifest['shards']
@@ -238,9 +189,9 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
 KILLED = """
 import os, signal, sys
 from data_pipelines import records
-from tests.data_pipelines import records_test
+from tests import small_records
 def clips():
-  yield from (records_test.record(i) for i in range(4))
+  yield from (small_records.record(i) for i in range(4))
   os.kill(os.getpid(), signal.SIGKILL)
 records.write(sys.argv[1], clips(), shard_size=10)
 """
@@ -255,6 +206,37 @@ def test_a_killed_write_is_not_taken_for_a_complete_one(tmp_path):
     with pytest.raises(records.RecordError):
       records.Source(folder)
   assert records.write(tmp_path / 'a', [record()]).count == 1
+  assert os.listdir(tmp_path) == ['a']  # What the killed one left is gone.
+
+
+WAITS = """
+import sys
+from data_pipelines import records
+from tests import small_records
+def clips():
+  yield small_records.record()
+  print('begun', flush=True)
+  sys.stdin.read()
+records.write(sys.argv[1], clips())
+"""
+
+
+def test_what_a_living_writer_fills_is_left_alone(tmp_path):
+  pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True}
+  with subprocess.Popen([sys.executable, '-c', WAITS, str(tmp_path / 'a')], **pipes) as other:
+    assert other.stdout.readline() == 'begun\n'
+    (theirs,) = os.listdir(tmp_path)
+    (tmp_path / '.b.partial-0').mkdir()  # Of another folder.
+
+    def failing():
+      yield record()
+      raise KeyError
+
+    with pytest.raises(KeyError):
+      records.write(tmp_path / 'a', failing())
+    assert sorted(os.listdir(tmp_path)) == sorted([theirs, '.b.partial-0'])
+    other.stdin.close()
+  assert other.returncode == 0 and len(records.Source(tmp_path / 'a')) == 1
 
 
 FULL = """
@@ -262,9 +244,9 @@ import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 from data_pipelines import records
-from tests.data_pipelines import records_test
+from tests import small_records
 try:
-  records.write(sys.argv[1], (records_test.record(i, 60) for i in range(9)))
+  records.write(sys.argv[1], (small_records.record(i, 60) for i in range(9)))
 except OSError as e:
   print(e.errno, e.filename)
 """
@@ -295,173 +277,3 @@ def test_a_small_disk_that_is_really_full(tmp_path):
     assert e.value.errno == errno.ENOSPC and not os.listdir(disk)
   finally:
     subprocess.run(['umount', str(disk)], check=True)
-
-
-def clip(path, seconds=2.0, fps=20, sound=True, level=0.3):
-  n = round(seconds * fps)
-  frames = np.zeros((n, 32, 48, 3), np.uint8)
-  frames += (np.arange(n) * 255 // n).astype(np.uint8)[:, None, None, None]
-  tone = level * np.sin(np.arange(media.audio_length(n, fps, 16_000)) / 9)
-  mp4.write(path, frames, fps, tone[:, None] if sound else None, 16_000 if sound else None)
-
-
-def command(*args):
-  done = subprocess.run(
-    [sys.executable, '-m', 'data_pipelines.ingest', *map(str, args)],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert 'Traceback' not in done.stderr
-  return done
-
-
-SMALL = ('--height', 16, '--width', 24, '--frames', 8, '--fps', 8)
-
-
-@pytest.mark.parametrize('codec', records.CODECS)
-def test_command_on_a_folder(tmp_path, codec):
-  folder, out = tmp_path / 'in', tmp_path / 'out'
-  (folder / 'sub').mkdir(parents=True)
-  clip(folder / 'a.mp4', 3.5)
-  clip(folder / 'sub' / 'mute.mp4', 1, sound=False)
-  clip(folder / 'zeros.mp4', 1, level=0)
-  clip(folder / 'short.mp4', 0.8)
-  clip(folder / 'cut.mp4', 1)
-  (folder / 'cut.mp4').write_bytes((folder / 'cut.mp4').read_bytes()[:700])
-  (folder / 'a.txt').write_text('a ramp\n')
-  done = command('--media', folder, '--out', out, *SMALL, '--codec', codec, '--caption', 'other')
-  assert done.returncode == 0, done.stderr
-  source = records.Source(out)
-  assert [r.id for r in source] == [
-    'a.mp4#0000',
-    'a.mp4#0001',
-    'a.mp4#0002',
-    'sub/mute.mp4#0000',
-    'zeros.mp4#0000',
-  ]
-  assert [r.has_audio for r in source] == [True] * 3 + [False] * 2
-  assert [r.captions['caption'] for r in source] == ['a ramp'] * 3 + ['other'] * 2
-  assert source[1].frames.shape == (8, 16, 24, 3) and source[1].samples.shape == (16_000, 2)
-  assert source[0].frames.mean() < source[1].frames.mean() < source[2].frames.mean()
-  for line in (
-    'files                          5',
-    'clips                          5',
-    'clips with sound               3',
-    'skipped                        2',
-    '1 broken, 1 too short',
-    'seconds                     5.00',
-  ):
-    assert line in done.stdout
-  assert 'skipped (broken): cut.mp4' in done.stderr
-
-
-@pytest.mark.parametrize('form', ['csv', 'json', 'jsonl'])
-def test_command_on_metadata(tmp_path, form):
-  folder = tmp_path / 'in'
-  folder.mkdir()
-  clip(folder / 'a.mp4', 1, sound=False)
-  clip(folder / 'b.mp4', 2.2, level=0.9)
-  rows = [
-    {'video': 'a.mp4', 'audio': 'b.mp4', 'caption': 'with sound', 'video_mask': 'm'},
-    {'video': 'a.mp4', 'audio': '', 'caption': 'again, without', 'video_mask': ''},
-    {'video': '', 'audio': 'b.mp4', 'caption': 'sound alone', 'video_mask': ''},
-    {'video': 'none.mp4', 'audio': '', 'caption': 'gone', 'video_mask': ''},
-    {'video': 'a.mp4', 'audio': '', 'caption': '', 'video_mask': ''},
-  ]
-  path = folder / f'metadata.{form}'
-  if form == 'csv':
-    path.write_text(
-      'video,audio,caption,video_mask,mood\n'
-      + ''.join(f'{r["video"]},{r["audio"]},"{r["caption"]}",{r["video_mask"]},x\n' for r in rows)
-    )
-  else:
-    rows = [r | {'mood': 'x'} for r in rows]
-    path.write_text(json.dumps(rows) if form == 'json' else '\n'.join(map(json.dumps, rows)))
-  done = command('--media', folder if form == 'csv' else path, '--out', tmp_path / 'out', *SMALL)
-  assert done.returncode == 0, done.stderr
-  source = records.Source(tmp_path / 'out')
-  assert [(r.id, r.has_video, r.has_audio) for r in source] == [
-    ('a.mp4#0000', True, True),
-    ('a.mp4~2#0000', True, False),
-    ('b.mp4#0000', False, True),
-    ('b.mp4#0001', False, True),
-  ]
-  assert source[1].captions == {'caption': 'again, without'}
-  assert abs(source[2].samples - source[3].samples).max() > 0.1  # The next second of it.
-  assert 'video_mask: ignored by this command' in done.stdout
-  assert 'unknown columns, not stored: mood' in done.stdout
-  assert '1 missing file' in done.stdout and '1 no caption' in done.stdout
-
-
-def test_stride_overlaps(tmp_path):
-  (tmp_path / 'in').mkdir()
-  clip(tmp_path / 'in' / 'a.mp4', 2)
-  done = command(
-    '--media', tmp_path / 'in', '--out', tmp_path / 'out', *SMALL, '--stride', 0.25, '--caption', ''
-  )
-  assert done.returncode == 0 and len(records.Source(tmp_path / 'out')) == 5
-
-
-@pytest.mark.parametrize(
-  'files, what',
-  [
-    (None, 'no such file or folder'),
-    ({}, 'holds no media'),
-    ({'a.mp4': 'x'}, 'a.txt beside it'),
-    ({'metadata.csv': 'video,captions\na,b\n'}, "Did you mean 'captions'"),
-    ({'metadata.csv': 'path,caption\na,b\n'}, 'has the columns path, caption; at least one of'),
-    ({'metadata.csv': 'vidoe,caption\na,b\n'}, "Did you mean 'vidoe'"),
-    ({'metadata.csv': 'video,caption\n'}, 'has no rows'),
-    ({'metadata.json': '[{"video": 1'}, 'not readable as json'),
-    ({'metadata.json': '{"video": "a"}'}, 'a list of objects'),
-    ({'metadata.csv': 'video\n', 'metadata.json': '[]'}, 'give one to --media'),
-    ({'a.mp4': 'x', 'a.txt': 'x'}, 'Skipped: 1 broken'),
-  ],
-)
-def test_wrong_input_is_one_line(tmp_path, capsys, files, what):
-  folder = tmp_path / 'in'
-  if files is not None:
-    folder.mkdir()
-    for name, text in files.items():
-      (folder / name).write_text(text)
-  with pytest.raises(SystemExit) as e:
-    ingest.main(['--media', str(folder), '--out', str(tmp_path / 'out')])
-  text = str(e.value.code)
-  assert text.startswith('error: ') and '\n' not in text and what in text
-  assert not (tmp_path / 'out').exists() and 'Traceback' not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-  'args, what',
-  [
-    (('--frames', '0'), '--frames is 0'),
-    (('--stride', '-1'), '--stride is -1'),
-    (('--codec', 'mp4', '--height', '63'), 'even sizes, not 63x64'),
-  ],
-)
-def test_wrong_arguments(capsys, args, what):
-  with pytest.raises(SystemExit, match='2'):
-    ingest.main(['--media', 'x', '--out', 'y', *args])
-  assert what in capsys.readouterr().err
-
-
-def test_help_loads_no_media_library():
-  code = (
-    'import sys; from data_pipelines import ingest\n'
-    'try: ingest.main(["--help"])\n'
-    'except SystemExit: print(sorted({"av", "soxr", "jax", "grain"} & set(sys.modules)))'
-  )
-  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-  assert done.stdout.splitlines()[-1] == '[]'
-
-
-@pytest.mark.real_media
-def test_real_clips(tmp_path_factory, tmp_path):
-  folder = tmp_path_factory.getbasetemp().parent / 'sr4_real_media'
-  if not real.fetch(folder):
-    pytest.skip('the real clips cannot be fetched here')
-  ingest.main(['--media', str(folder), '--out', str(tmp_path / 'out'), '--codec', 'mp4'])
-  source = records.Source(tmp_path / 'out')
-  assert len(source) == 8 and source.manifest.audio == 2
-  assert source[0].captions['caption'].startswith('A fat grey cartoon rabbit')

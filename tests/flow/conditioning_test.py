@@ -1,4 +1,6 @@
-"""sr4/flow/conditioning.py: known frames, positions, and conditions taken away."""
+"""sr4/flow/conditioning.py: clips to batches, and conditions taken away."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ import pytest
 from sr4.core.av import AV
 from sr4.core.batch import Clips
 from sr4.core.batch import Condition
+from sr4.core.batch import Keyframes
+from sr4.core.batch import Segment
 from sr4.core.batch import Size
 from sr4.flow import conditioning
 from sr4.models import codec
@@ -40,31 +44,6 @@ def _encode(clips, size=SIZE):
   )
 
 
-@pytest.mark.parametrize(
-  'known, latents',
-  [
-    ([0], [1, 0, 0]),  # image to video
-    ([0, 1, 2, 3, 4], [1, 1, 0]),  # extension
-    ([0, 1, 2, 3], [1, 0, 0]),  # A latent with an unknown frame is not known.
-    ([0, 5, 6, 7, 8], [1, 0, 1]),  # start and end
-    ([8], [0, 0, 0]),
-    (range(9), [1, 1, 1]),
-    ([], [0, 0, 0]),
-  ],
-)
-def test_known_latents(known, latents):
-  frames = jnp.isin(jnp.arange(9), jnp.asarray(list(known), jnp.int32))[None]
-  np.testing.assert_array_equal(conditioning.known_latents(frames, 4)[0], np.array(latents, bool))
-
-
-def test_pixels_round_trip():
-  frames = jnp.arange(256, dtype=jnp.uint8)
-  x = conditioning.pixels(frames)
-  assert x[0] == -1 and x[-1] == 1
-  np.testing.assert_array_equal(conditioning.to_uint8(x), frames)
-  np.testing.assert_array_equal(conditioning.to_uint8(jnp.asarray([-3.0, 3.0])), [0, 255])
-
-
 def test_nothing_known_is_black_and_not_zero():
   """T2V: M is 0 and I is the latent of black frames."""
   (segment,) = _encode(_clips()).cond.segments.video
@@ -77,7 +56,7 @@ def test_nothing_known_is_black_and_not_zero():
 
 def test_known_frames_are_shown_and_nothing_else(relative):
   """I holds the clip's latents where M is 1, black's elsewhere; unknown frames do not leak."""
-  known = np.zeros((2, 9), bool)
+  known = np.zeros((2, 9, 1, 1), bool)
   known[0, :5], known[1, 0] = True, True
   clips = _clips(known=known)
   batch = _encode(clips)
@@ -90,7 +69,8 @@ def test_known_frames_are_shown_and_nothing_else(relative):
     assert relative(segment.known[row, :count], latents[row, :count]) < 1e-5
     np.testing.assert_array_equal(segment.known[row, count:], black[count:])
   hidden = clips.frames.copy()
-  hidden[~known] = 255 - hidden[~known]
+  unseen = ~known[:, :, 0, 0]
+  hidden[unseen] = 255 - hidden[unseen]
   other = _encode(
     Clips(
       hidden, *[getattr(clips, f) for f in ('samples', 'known', 'text', 'text_valid', 'present')]
@@ -98,34 +78,6 @@ def test_known_frames_are_shown_and_nothing_else(relative):
   )
   np.testing.assert_array_equal(other.cond.segments.video[0].known, segment.known)
   assert np.any(other.latents.video[0] != latents)
-
-
-class Cumulative:
-  """A causal codec whose latents hold all that went before, as a VAE's may."""
-
-  time_factor = 4
-
-  def encode(self, frames):
-    groups = jnp.mean(frames[:, 1:].reshape(len(frames), -1, 4, *frames.shape[2:]), 2)
-    return jnp.cumsum(jnp.concatenate([frames[:, :1], groups], 1), 1)
-
-  def black(self, frames, height, width):
-    return self.encode(jnp.full((1, frames, height, width, 3), -1.0))[0]
-
-
-def test_a_known_end_does_not_tell_what_comes_before_it():
-  """The last latent of a start-and-end clip is of black and the end, not of the hidden middle."""
-  known = np.isin(np.arange(9), [0, 5, 6, 7, 8])[None]
-  frames = np.random.default_rng(0).uniform(-1, 1, (1, 9, 4, 4, 3)).astype(np.float32)
-  hidden = np.where(known[:, :, None, None, None], frames, np.float32(0.7))
-  size = Size(9, 4, 4, 8.0, 0)
-  run = lambda frames: np.asarray(
-    conditioning.video_segment(
-      Cumulative(), size, PATCH, 1, jnp.asarray(frames), jnp.asarray(known)
-    ).known
-  )
-  np.testing.assert_array_equal(run(frames), run(hidden))
-  assert np.any(run(frames) != run(-frames))
 
 
 def test_rows_without_a_modality_weigh_nothing():
@@ -167,8 +119,6 @@ def test_positions():
   np.testing.assert_allclose(sound, np.arange(len(sound)) / CODECS.audio.rate, rtol=1e-6)
   # The last of both is the end of the same clip, to a latent.
   assert abs(sound[-1] - positions[0, -1, 0]) < 4 / 8.0
-  paired = np.asarray(conditioning.video_positions((4, 2, 2), (2, 1, 1), 0.25))
-  np.testing.assert_array_equal(np.unique(paired[:, 0]), [0, 0.5])
 
 
 def _condition(rows) -> Condition:
@@ -183,7 +133,7 @@ def _condition(rows) -> Condition:
 def test_drop_rates_are_measured():
   rows = 20_000
   cond = _condition(rows)
-  out = conditioning.drop(jax.random.key(5), cond, conditioning.DropConfig(text=0.1, modality=0.3))
+  out = conditioning.drop(jax.random.key(5), cond, conditioning.DropConfig(0.1, 0.0, 0.3))
   no_text = ~np.asarray(out.text_valid).any(1)
   alone = ~np.asarray(out.present.video)
   assert abs(no_text.mean() - 0.1) < 0.01 and abs(alone.mean() - 0.3) < 0.015
@@ -195,9 +145,9 @@ def test_drop_rates_are_measured():
 
 def test_drop_of_nothing_and_of_all():
   cond = _condition(64)
-  same = conditioning.drop(jax.random.key(5), cond, conditioning.DropConfig(0.0, 0.0))
+  same = conditioning.drop(jax.random.key(5), cond, conditioning.DropConfig(0.0, 0.0, 0.0))
   jax.tree.map(np.testing.assert_array_equal, same, cond)
-  none = conditioning.drop(jax.random.key(5), cond, conditioning.DropConfig(1.0, 1.0))
+  none = conditioning.drop(jax.random.key(5), cond, conditioning.DropConfig(1.0, 1.0, 1.0))
   assert not np.any(none.text_valid) and not np.any(none.present.video | none.present.audio)
 
 
@@ -214,20 +164,51 @@ def test_without_takes_from_the_rows_named():
   assert not np.any(conditioning.without_modality(cond).present.video)
 
 
-def test_references_come_before_the_clip_in_time_and_keep_their_places():
-  latents = jnp.arange(2.0 * 3 * 4 * 6 * 5).reshape(2, 3, 4, 6, 5)
-  valid = jnp.array([[True, True, True], [True, False, False]])
-  segment = conditioning.video_reference(latents, (1, 2, 2), 0.25, valid)
-  assert not segment.generated and segment.positions.shape == (2, 3 * 2 * 3, 3)
-  seconds = np.asarray(segment.positions[0, :, 0]).reshape(3, 6)
-  np.testing.assert_allclose(seconds, np.repeat([[-0.75], [-0.5], [-0.25]], 6, 1))
-  clip = conditioning.video_positions((3, 4, 6), (1, 2, 2), 0.25)
-  np.testing.assert_array_equal(segment.positions[0, :, 1:], clip[:, 1:])
-  np.testing.assert_array_equal(segment.valid[1], [True] * 6 + [False] * 12)
-  assert segment.mask.min() == 1 and segment.known is latents
+def test_references_are_dropped_and_the_clip_is_not():
+  """A share of the rows loses its references, alone; the clip's own tokens stay."""
+  rows = 10_000
+  place = jnp.zeros((rows, 2, 1))
+  seen = jnp.ones((rows, 2), bool)
+  reference = Segment(jnp.zeros((rows, 2, 1)), None, place, seen, generated=False)
+  clip = Segment(None, None, place, seen)
+  cond = dataclasses.replace(_condition(rows), segments=AV(None, (reference, clip)))
+  out = conditioning.drop(jax.random.key(1), cond, conditioning.DropConfig(0.0, 0.2, 0.0))
+  dropped, kept = out.segments.audio
+  gone = ~np.asarray(dropped.valid).any(1)
+  assert abs(gone.mean() - 0.2) < 0.015 and out.segments.video is None
+  np.testing.assert_array_equal(dropped.valid, np.repeat(~gone[:, None], 2, 1))
+  assert kept.valid.all()
 
 
-def test_reference_sounds_end_where_the_clip_begins():
-  segment = conditioning.audio_reference(jnp.zeros((1, 4, 8)), 2.0, jnp.ones((1, 4), bool))
-  np.testing.assert_allclose(segment.positions[0, :, 0], [-2.0, -1.5, -1.0, -0.5])
-  assert not segment.generated and segment.mask is None
+def test_what_is_given_whole_is_not_learnt():
+  """Audio to video: the sound weighs nothing and the video, which may read it, all."""
+  clips = dataclasses.replace(_clips(), clean=AV(np.array([False, False]), np.array([True, False])))
+  batch = _encode(clips)
+  (video,), (audio,) = batch.weights
+  assert not audio[0].any() and audio[1].all()
+  np.testing.assert_array_equal(video[:, 0, 0, 0, 0], [1, 0])
+  np.testing.assert_array_equal(batch.cond.present.audio, [True, True])
+  np.testing.assert_array_equal(batch.clean.audio, [True, False])
+
+
+def test_keyframes_are_a_segment_of_their_own(relative):
+  size = Size(9, 8, 8, 8.0, 0, keyframes=2, keyframe_scale=2)
+  random = np.random.default_rng(0)
+  draw = lambda *shape: random.integers(0, 256, (*shape, 3), np.uint8)
+  high = draw(3, 2, 16, 16)
+  clips = Clips(
+    draw(3, 9, 8, 8),
+    None,
+    None,
+    np.ones((3, 3, 4), np.float32),
+    np.ones((3, 3), bool),
+    AV(np.ones(3, bool), np.zeros(3, bool)),
+    keyframes=Keyframes(high, np.array([[0, 8], [4, 8], [0, 4]], np.int32)),
+  )
+  batch = _encode(clips, size)
+  low, key = batch.latents.video
+  assert low.shape == (3, 3, 2, 2, 12) and key.shape == (3, 2, 4, 4, 12)
+  alone = CODECS.video.encode(jnp.asarray(high[1, 1])[None, None])
+  assert relative(key[1, 1], alone[0, 0]) < 1e-6
+  assert [w.shape for w in batch.weights.video] == [(3, 3, 2, 2, 1), (3, 2, 4, 4, 1)]
+  assert len(batch.cond.segments.video) == 2 and batch.latents.audio is None

@@ -99,7 +99,7 @@ def test_row_weights_sum_to_one_over_the_rows_that_have_it():
 
 def test_per_example_is_equation_6():
   """The error against z_0 - eps at z_t = t z_0 + (1 - t) eps, with t that the model is told."""
-  batch, config = _batch(), loss.Config(drop=conditioning.DropConfig(0.0, 0.0))
+  batch, config = _batch(), loss.Config(drop=conditioning.DropConfig(0.0, 0.0, 0.0))
   seen = []
 
   def model(x, t, cond):
@@ -134,7 +134,7 @@ def test_dropped_conditions_reach_the_model():
   batch, told = _batch(), []
   model = lambda x, t, cond: (told.append(cond), x)[1]
   for share in (0.0, 1.0):
-    config = loss.Config(drop=conditioning.DropConfig(share, share))
+    config = loss.Config(drop=conditioning.DropConfig(share, share, share))
     loss.per_example(model, batch, loss.draw(KEY, batch, config))
   kept, dropped = told
   assert np.all(kept.text_valid) and np.all(kept.present.video & kept.present.audio)

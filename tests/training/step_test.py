@@ -38,7 +38,7 @@ CONFIG = mmdit.Config(
   dtype='float32',
   remat='none',
 )
-FLOW = flow_loss.Config(independent_times=0.5, drop=conditioning.DropConfig(0.25, 0.25))
+FLOW = flow_loss.Config(independent_times=0.5, drop=conditioning.DropConfig(0.25, 0.25, 0.25))
 KEY = jax.random.key(7)  # Drops the text, and the other modality, of one row.
 # Its state is the gradient, bit by bit, and its update the gradient's descent.
 KEEP = optax.chain(optax.trace(decay=0.0), optax.scale(-0.1))

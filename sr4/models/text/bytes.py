@@ -21,7 +21,7 @@ class Config:
 
 
 class ByteEncoder:
-  """list of prompts -> (float32 [b m e], bool [b m])."""
+  """(prompts, pictures) -> (float32 [b m e], bool [b m]).  It does not look at pictures."""
 
   def __init__(self, c: Config):
     self.config = c
@@ -32,7 +32,7 @@ class ByteEncoder:
     random = np.random.Generator(np.random.Philox(key=20260221))
     return random.standard_normal((LONGEST, 256, self.config.width), dtype=np.float32)
 
-  def __call__(self, prompts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+  def __call__(self, prompts: list[str], pictures=()) -> tuple[np.ndarray, np.ndarray]:
     c = self.config
     text = np.zeros((len(prompts), c.tokens, c.width), np.float32)
     valid = np.zeros((len(prompts), c.tokens), bool)

@@ -1,0 +1,312 @@
+"""The training of SkyReels-V4, Table 1 of the report as a table.
+
+  sr4 train --config configs/skyreels_v4.py:video3,large --workdir out/sr4/video3
+
+`:STAGE[,SIZE][,world]`.  STAGE is a row of STAGES; SIZE is debug, tiny, small, base (the default)
+or large.  Workdirs of one training are siblings named after their stages: each stage starts from
+the weights in ../THE_ONE_BEFORE/checkpoints.  Records lie in data.root as KIND/FRAMESxHEIGHTxWIDTH,
+such as clips/81x480x832.  A run prints its buckets, epochs and tokens before its first step.
+
+`world` is the same training at the scale of a toy, on SR4-World:
+
+  for stage in video1 video2 video3 video4 video5 video6 audio joint sft1 sft2; do
+    python -m data_pipelines.world --config configs/skyreels_v4.py:$stage,debug,world --count 256
+    sr4 train --config configs/skyreels_v4.py:$stage,debug,world --workdir out/curriculum/$stage
+  done
+
+Each stage ends with a lower held-out loss than it began with (tests/curriculum_test.py).
+
+What the report leaves open and is chosen here: learning rates, the tokens of a step, the aspect
+ratios, the hours of sound, how the tasks of a stage are spread over its buckets.  The codecs are
+those without weights, in the token geometry of the Wan2.1 and MMAudio VAEs.
+"""
+
+import dataclasses
+import math
+
+import ml_collections
+
+FPS = 16
+TOKENS_A_STEP = 1 << 25  # of the global batch, about
+VIDEO, AUDIO = r'^(dual\.|single\.)?video\.', r'^(dual\.|single\.)?audio\.'
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A row of Table 1.  Volumes are millions of samples."""
+
+  init: tuple[tuple[str, str], ...]  # (stage, names of the parameters that come from it)
+  epochs: int
+  learning_rate: float
+  captions: dict
+  images: float = 0.0
+  clips: float = 0.0
+  sounds: float = 0.0
+  resolutions: tuple[int, ...] = ()
+  seconds: tuple[int, ...] = ()
+  image_tasks: dict = dataclasses.field(default_factory=lambda: {'t2i': 1.0})
+  clip_tasks: dict = dataclasses.field(default_factory=lambda: {'t2v': 1.0})
+  references: dict = dataclasses.field(default_factory=dict)  # task: its share of the clips
+  keyframed: tuple[int, ...] = ()  # resolutions of which only a keyframe a second is whole
+  frozen: tuple[str, ...] = ()  # names of parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """How large samples and batches are: of the report, or of a toy."""
+
+  images: dict  # resolution: (height, width) of each bucket
+  clips: dict
+  frames: dict  # seconds: frames
+  choices: int  # resolutions and lengths of a stage that have buckets of their own
+  rows: tuple[int, int]  # fewest, most of a global batch
+  slots: dict  # task: fields of its references
+
+
+REPORT = Scale(
+  # In multiples of 16: a latent is 8 pixels wide, a patch 2 latents.
+  images={
+    256: ((256, 256), (192, 336), (336, 192)),
+    480: ((640, 640), (480, 832)),
+    720: ((960, 960),),
+    1080: ((1440, 1440),),
+  },
+  clips={256: (192, 336), 480: (480, 832), 720: (720, 1280), 1080: (1088, 1920)},
+  frames={s: 1 + FPS * s for s in range(2, 16)},
+  choices=3,
+  rows=(64, 4096),
+  slots=dict(
+    image_ref=dict(reference_images=9),
+    video_ref=dict(reference_frames=1 + FPS * 10),
+    audio_ref=dict(reference_seconds=15.0),
+  ),
+)
+TOY = Scale(
+  images={256: ((16, 16),), 480: ((16, 24),), 720: ((16, 32),), 1080: ((32, 32),)},
+  clips={256: (16, 16), 480: (16, 24), 720: (16, 32), 1080: (32, 32)},
+  frames={s: 1 + FPS for s in range(2, 16)},
+  choices=1,
+  rows=(8, 8),
+  slots=dict(
+    image_ref=dict(reference_images=2),
+    video_ref=dict(reference_frames=17),
+    audio_ref=dict(reference_seconds=0.5),
+  ),
+)
+
+
+SHORT = dict(short=0.5, long=0.5)
+MIXED = dict(short=0.2, long=0.6, structured=0.2)
+STRUCTURED = dict(short=0.0, structured=1.0)
+ALL = ''
+# Of 1000 M images and 400 M clips each of these four tasks has 5 %, that is 70 M.
+FIVE = dict(
+  image_tasks={'t2i': 930, 'inpaint': 70},
+  clip_tasks={'t2v': 190, 'i2v': 70, 'extend': 70, 'edit': 70},
+)
+SAME = dict(
+  image_tasks={'t2i': 1, 'inpaint': 1},
+  clip_tasks={'t2v': 1, 'inpaint': 1},
+)
+# A fifth of the clips has references, of images, videos and sounds alike.
+FIFTH = {'image_ref': 0.2 / 3, 'video_ref': 0.2 / 3, 'audio_ref': 0.2 / 3}
+
+STAGES = dict(
+  video1=Stage((), 3, 1e-4, SHORT, images=3000, resolutions=(256,), frozen=(AUDIO,)),
+  video2=Stage(
+    (('video1', VIDEO),),
+    3,
+    1e-4,
+    SHORT,
+    images=1000,
+    clips=400,
+    resolutions=(256,),
+    seconds=(2, 5, 10),
+    frozen=(AUDIO,),
+  ),
+  video3=Stage(
+    (('video2', VIDEO),),
+    2,
+    1e-4,
+    MIXED,
+    images=1000,
+    clips=400,
+    resolutions=(256,),
+    seconds=(2, 5, 15),
+    frozen=(AUDIO,),
+    **FIVE,
+  ),
+  video4=Stage(
+    (('video3', VIDEO),),
+    2,
+    5e-5,
+    MIXED,
+    images=100,
+    clips=100,
+    resolutions=(256, 480),
+    seconds=(2, 5, 15),
+    frozen=(AUDIO,),
+    **SAME,
+  ),
+  video5=Stage(
+    (('video4', VIDEO),),
+    2,
+    5e-5,
+    MIXED,
+    images=50,
+    clips=50,
+    resolutions=(480, 720, 1080),
+    seconds=(5, 15),
+    frozen=(AUDIO,),
+    **SAME,
+  ),
+  # Its 20 M images are the references.
+  video6=Stage(
+    (('video5', VIDEO),),
+    2,
+    5e-5,
+    MIXED,
+    clips=50,
+    resolutions=(480, 720, 1080),
+    seconds=(5,),
+    references={'image_ref': 0.2, 'video_ref': 0.2},
+    frozen=(AUDIO,),
+  ),
+  # "Hundreds of thousands of hours": 300,000 are 72 M sounds of 15 seconds.
+  audio=Stage((), 3, 1e-4, MIXED, sounds=72, seconds=(5, 15), frozen=(VIDEO,)),
+  joint=Stage(
+    (('video6', VIDEO), ('audio', AUDIO)),
+    2,
+    5e-5,
+    STRUCTURED,
+    clips=50,
+    sounds=25,
+    resolutions=(720, 1080),
+    seconds=(5, 15),
+    clip_tasks={'t2v': 1, 't2av': 1},
+  ),
+  sft1=Stage(
+    (('joint', ALL),),
+    3,
+    2e-5,
+    STRUCTURED,
+    clips=5,
+    resolutions=(720, 1080),
+    seconds=(5, 10, 15),
+    clip_tasks={'t2av': 1},
+    references=FIFTH,
+    keyframed=(1080,),
+  ),
+  sft2=Stage(
+    (('sft1', ALL),),
+    3,
+    1e-5,
+    STRUCTURED,
+    clips=1,
+    resolutions=(720, 1080),
+    seconds=(5, 10, 15),
+    clip_tasks={'t2av': 1},
+    references=FIFTH,
+    keyframed=(1080,),
+  ),
+)
+
+
+def get_config(arg: str = 'video1') -> ml_collections.ConfigDict:
+  name, *others = arg.split(',')
+  world = 'world' in others
+  sizes = [other for other in others if other != 'world'] or ['base']
+  if name not in STAGES or len(sizes) > 1:
+    raise ValueError(f'write STAGE[,SIZE][,world] with a STAGE among {", ".join(STAGES)}')
+  stage = STAGES[name]
+  both = not stage.frozen
+  root = 'out/curriculum/data' if world else 'data'
+  found = dict(buckets(stage, TOY if world else REPORT))
+  config = ml_collections.ConfigDict(
+    dict(
+      model=dict(size=sizes[0]),
+      video_codec=dict(name='dct', space_factor=8, channels=16),
+      audio_codec=dict(name='mdct', sample_rate=44100, audio_channels=1, hop=1024, bands=40),
+      text=dict(name='bytes', width=512, tokens=512),
+      data=dict(root=root, captions=stage.captions, buckets=found),
+      flow=dict(
+        independent_times=0.2 if both else 0.0,  # Sound for given video, and video for sound.
+        drop=dict(text=0.1, references=0.1, modality=0.1 if both else 0.0),
+      ),
+      optimizer=dict(learning_rate=stage.learning_rate, warmup=1000, frozen=stage.frozen),
+      step=dict(ema=0.9999),
+      init={
+        before: dict(checkpoints=f'../{before}/checkpoints', names=names)
+        for before, names in stage.init
+      },
+      # A bucket's weight is its steps.
+      train=dict(steps=math.ceil(sum(b['weight'] for b in found.values())), save_every=1000),
+      validate=dict(every=1000, batches=4, root=f'{root}/held_out'),
+      preview=dict(),
+      sample=dict(num_inference_steps=50, video_guidance_scale=5.0, audio_guidance_scale=5.0),
+      mesh=dict(),
+    )
+  )
+  if world:
+    toy(config)
+  return config
+
+
+def toy(config):
+  """A model and codecs that learn SR4-World on a laptop, a stage in a minute."""
+  config.model.update(dtype='float32', remat='none')
+  config.video_codec.update(space_factor=4, channels=12)
+  config.audio_codec.update(sample_rate=8000, hop=256, bands=32)
+  config.text.update(width=32, tokens=64)
+  config.optimizer.update(learning_rate=40 * config.optimizer.learning_rate, warmup=10, b2=0.99)
+  config.step.ema = 0.9
+  config.train.update(steps=100, save_every=100)
+  config.validate.update(every=50, batches=2)
+
+
+def buckets(stage: Stage, scale: Scale):
+  """(name, config) of each static shape; its weight is the steps that its volume takes."""
+  for kind, millions, fields in shapes(stage, scale):
+    if not millions:
+      continue
+    frames, height, width = fields['frames'], fields.get('height', 0), fields.get('width', 0)
+    high = fields.get('keyframe_scale', 1)
+    folder = f'{kind}/{frames}x{height * high}x{width * high}'
+    if not frames:
+      folder = f'{kind}/{fields["seconds"]:g}s'
+    cells = height * width // 256  # Of one frame at 8 x 8 pixels a latent and 2 x 2 a patch.
+    tokens = (1 + (frames - 1) // 4) * cells if frames else round(44 * fields['seconds'])
+    tokens += fields.get('keyframes', 0) * cells * high**2
+    fewest, most = scale.rows
+    rows = min(most, max(fewest, 1 << int(math.log2(TOKENS_A_STEP / max(tokens, 1)))))
+    weight = stage.epochs * millions * 1e6 / rows
+    name = folder.replace('/', '-')
+    yield name, dict(records=(folder,), rows=rows, weight=weight, fps=float(FPS), **fields)
+
+
+def shapes(stage: Stage, scale: Scale):
+  """(kind of records, millions of samples, shape and tasks) of each bucket."""
+  sound, lengths = AUDIO not in stage.frozen, stage.seconds[: scale.choices]
+  resolutions = dict.fromkeys(stage.resolutions[: scale.choices] + stage.keyframed)
+  plain = stage.clips * (1 - sum(stage.references.values()))
+  for resolution in resolutions:
+    sides = scale.images[resolution]
+    for height, width in sides:
+      shape = dict(frames=1, height=height, width=width, sound=False)
+      share = stage.images / len(resolutions) / len(sides)
+      yield 'images', share, dict(shape, tasks=stage.image_tasks)
+    height, width = scale.clips[resolution]
+    for seconds in lengths:
+      shape = dict(frames=scale.frames[seconds], height=height, width=width, sound=sound)
+      if resolution in stage.keyframed:
+        shape |= dict(height=height // 2, width=width // 2, keyframe_scale=2)
+        shape |= dict(keyframes=(shape['frames'] - 1) // FPS)
+      share = plain / len(resolutions) / len(lengths)
+      yield 'clips', share, dict(shape, tasks=stage.clip_tasks)
+  for task, share in stage.references.items():
+    height, width = scale.clips[stage.resolutions[0]]
+    shape = dict(frames=scale.frames[stage.seconds[0]], height=height, width=width, sound=sound)
+    yield task, stage.clips * share, dict(shape, tasks={task: 1.0}, **scale.slots[task])
+  for seconds in lengths:
+    shape = dict(frames=0, seconds=float((scale.frames[seconds] - 1) // FPS))
+    yield 'sounds', stage.sounds / len(lengths), shape

@@ -1,0 +1,210 @@
+"""From pixels and sound to what a branch sees: segments, each with its latents and its places.
+
+video     the clip, known where it is given (Eq. 7)
+keyframes chosen frames once more at a higher resolution (section 4.5)
+images, reference clip, reference sound: context at negative time (Eq. 8-9)
+"""
+
+import jax
+import jax.numpy as jnp
+
+from sr4.core.av import AV
+from sr4.core.batch import References
+from sr4.core.batch import Segment
+from sr4.core.batch import Size
+from sr4.core.sharding import on_rows
+from sr4.core.sharding import over_rows
+
+BLACK = -1.0
+
+
+def latent_shapes(codecs: AV, size: Size) -> AV:
+  """Of each generated segment of a clip, without rows: AV of tuples of (t, h, w, c) and (l, c)."""
+  video, audio = (), ()
+  if size.frames:
+    video = (codecs.video.latent_shape(size.frames, size.height, size.width),)
+  if size.keyframes:
+    _, h, w, c = codecs.video.latent_shape(1, *keyframe_sides(size))
+    video += ((size.keyframes, h, w, c),)
+  if size.samples:
+    audio = ((codecs.audio.latent_length(size.samples), codecs.audio.channels),)
+  return AV(video, audio)
+
+
+def keyframe_sides(size: Size) -> tuple[int, int]:
+  return size.height * size.keyframe_scale, size.width * size.keyframe_scale
+
+
+def keyframes_at(size: Size, time_factor: int) -> tuple[int, ...]:
+  """Which frames are keyframes when nobody chooses: the ends of latents, evenly spread."""
+  last = (size.frames - 1) // time_factor
+  spread = max(size.keyframes - 1, 1)
+  return tuple(round(i * last / spread) * time_factor for i in range(size.keyframes))
+
+
+def video(codec, size: Size, patch, rows: int, frames=None, known=None) -> Segment:
+  """The clip: I and M of Eq. 7, all unknown where `known` is None.
+
+  Args:
+    frames, known: float [b T H W 3] in [-1, 1], and bool [b T H W] or [b T 1 1].
+  """
+  if known is None:
+    latent, mask = unknown(codec, size.frames, size.height, size.width, rows)
+  else:
+    latent, mask = reveal(codec, frames, known)
+  seconds = codec.time_factor / size.fps
+  positions = over_rows(video_positions(latent.shape[1:-1], patch, seconds), rows)
+  return Segment(latent, mask, positions, everywhere(positions))
+
+
+def keyframes(codec, size: Size, patch, at, frames=None, known=None) -> Segment:
+  """High-resolution keyframes, each a picture of its own, at the places of the clip they refine.
+
+  Positions are those of the clip: the seconds of the frame, and its own rows and columns, a
+  `keyframe_scale`-th of a low-resolution patch apart.
+
+  Args:
+    at: int [b k], which frames of the clip; frames: float [b k H*scale W*scale 3].
+    known: of the clip, bool [b T H W] or [b T 1 1]; None: nothing is.
+  """
+  (rows, count), scale = at.shape, size.keyframe_scale
+  height, width = keyframe_sides(size)
+  if known is None:
+    latent, mask = unknown(codec, 1, height, width, rows)
+    latent, mask = (jnp.repeat(x, count, 1) for x in (latent, mask))
+  else:
+
+    def shown(known, at):
+      known = jnp.take_along_axis(known, at[:, :, None, None], 1)
+      return jnp.repeat(jnp.repeat(known, scale, 2), scale, 3) if known.shape[2] > 1 else known
+
+    latent, mask = each_frame(lambda f, k: reveal(codec, f, k), frames, on_rows(shown)(known, at))
+
+  def places(at):
+    grid = video_positions((count, *latent.shape[2:-1]), patch, 1.0)
+    low = (grid[:, 1:] + 0.5) / scale - 0.5
+    seconds = jnp.repeat(at / size.fps, len(grid) // count, 1)[..., None]
+    return jnp.concatenate([seconds, jnp.broadcast_to(low, (rows, *low.shape))], -1)
+
+  positions = on_rows(places)(at)
+  return Segment(latent, mask, positions, everywhere(positions))
+
+
+def references(codecs: AV, size: Size, patch, given: References | None) -> AV:
+  """AV of tuples of Segments, pictures before the clip; () where the Size has no slots."""
+  video, audio = (), ()
+  parts, valid = [], []
+  if size.reference_images:
+    encode = lambda f: each_frame(codecs.video.encode, f)
+    parts.append(on_rows(encode)(pixels(given.images)))
+    valid.append(given.images_valid)
+  if size.reference_frames:
+    parts.append(on_rows(codecs.video.encode)(pixels(given.frames)))
+    valid.append(latents_of(given.frames_valid, codecs.video.time_factor))
+  if parts:
+    latents, seen = jnp.concatenate(parts, 1), jnp.concatenate(valid, 1)
+    video = (video_reference(latents, patch, codecs.video.time_factor / size.fps, seen),)
+  if size.reference_samples:
+    latents = on_rows(codecs.audio.encode)(given.samples)
+    last = jnp.sum(given.samples_valid, 1, keepdims=True)
+    starts = jnp.arange(latents.shape[1]) * (codecs.audio.sample_rate / codecs.audio.rate)
+    audio = (audio_reference(latents, codecs.audio.rate, starts < last),)
+  return AV(video, audio)
+
+
+def video_reference(latents: jax.Array, patch, seconds_per_latent: float, valid) -> Segment:
+  """Reference frames as context before the clip (Eq. 8-9).
+
+  Args:
+    latents: [b t h w c], pictures and clips one after another, padded to one size.
+    valid: bool [b t]: which there are; the others are seen by no one.
+  """
+  rows, count = latents.shape[:2]
+  positions = video_positions(latents.shape[1:-1], patch, seconds_per_latent)
+  positions = positions.at[:, 0].add(-count * seconds_per_latent)  # t = -N_cond + i
+  seen = jnp.repeat(valid, positions.shape[0] // count, 1)
+  mask = jnp.ones_like(latents[..., :1])
+  return Segment(latents, mask, over_rows(positions, rows), seen, generated=False)
+
+
+def audio_reference(latents: jax.Array, rate: float, valid) -> Segment:
+  """A reference sound before the audio tokens: latents [b l c], valid bool [b l]."""
+  rows, length, _ = latents.shape
+  positions = audio_positions(length, rate) - length / rate
+  return Segment(latents, None, over_rows(positions, rows), valid, generated=False)
+
+
+def unknown(codec, frames: int, height: int, width: int, rows: int):
+  """(I, M) where nothing is known: I is the latent of black frames, not zeros."""
+  latent = over_rows(codec.black(frames, height, width), rows)
+  return latent, over_rows(jnp.zeros((*latent.shape[1:-1], 1)), rows)
+
+
+def reveal(codec, frames, known):
+  """(I, M) of Eq. 7 from frames [b T H W 3] in [-1, 1] and the mask of what is given of them.
+
+  I is the encoding of the frames with all that is hidden painted black: the latents of the clip
+  itself would tell of it around the mask, and in the last latent, which spans four frames.  Where
+  nothing under a latent is known, I is the latent of black frames.  M is the share of the pixels
+  under a latent that are known: 1 known, 0 to generate.
+  """
+  black = codec.black(*frames.shape[1:4])
+
+  def encode(frames, known):
+    latent = codec.encode(jnp.where(known[..., None], frames, BLACK))
+    mask = known_share(known, latent.shape[1:4], codec.time_factor)
+    return jnp.concatenate([jnp.where(mask > 0, latent, black), mask], -1)
+
+  both = on_rows(encode)(frames, known)
+  return both[..., :-1], both[..., -1:]
+
+
+def known_share(known, grid: tuple[int, int, int], time_factor: int) -> jax.Array:
+  """bool [b T H W] or [b T 1 1] -> float32 [b t h w 1], the share known under each latent."""
+  rows, (t, h, w) = known.shape[0], grid
+  known = known.astype(jnp.float32)
+  later = known[:, 1:].reshape(rows, t - 1, time_factor, *known.shape[2:]).mean(2)
+  share = jnp.concatenate([known[:, :1], later], 1)
+  if share.shape[2] > 1:
+    share = share.reshape(rows, t, h, share.shape[2] // h, w, share.shape[3] // w).mean((3, 5))
+  return jnp.broadcast_to(share, (rows, *grid))[..., None]
+
+
+def latents_of(frames: jax.Array, time_factor: int) -> jax.Array:
+  """bool [b T] -> [b t]: is every frame under the latent there?"""
+  later = frames[:, 1:].reshape(frames.shape[0], -1, time_factor)
+  return jnp.concatenate([frames[:, :1], jnp.all(later, -1)], 1)
+
+
+def each_frame(f, *clips):
+  """f of clips of one frame, for every frame of [b k ...]: results [b 1 ...] -> [b k ...]."""
+  count = clips[0].shape[1]
+  made = [f(*(clip[:, i : i + 1] for clip in clips)) for i in range(count)]
+  return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *made)
+
+
+def video_positions(grid, patch, seconds_per_latent: float) -> jax.Array:
+  """[s 3] of a latent grid (t, h, w): seconds, and rows and columns in patches."""
+  t, h, w = (size // step for size, step in zip(grid, patch))
+  axes = (jnp.arange(t) * patch[0] * seconds_per_latent, jnp.arange(h), jnp.arange(w))
+  return jnp.stack(jnp.meshgrid(*axes, indexing='ij'), -1).reshape(-1, 3).astype(jnp.float32)
+
+
+def audio_positions(length: int, rate: float) -> jax.Array:
+  """[l 1] in seconds, for latents that come `rate` times a second."""
+  return (jnp.arange(length, dtype=jnp.float32) / rate)[:, None]
+
+
+def everywhere(positions: jax.Array) -> jax.Array:
+  """bool [b s]: every token is there."""
+  return over_rows(jnp.ones(positions.shape[1], bool), positions.shape[0])
+
+
+def pixels(frames: jax.Array) -> jax.Array:
+  """uint8 -> [-1, 1]."""
+  return frames.astype(jnp.float32) / 127.5 - 1
+
+
+def to_uint8(frames: jax.Array) -> jax.Array:
+  """The inverse of `pixels`, rounded and clipped."""
+  return jnp.clip(jnp.round((frames + 1) * 127.5), 0, 255).astype(jnp.uint8)
