@@ -139,7 +139,7 @@ STAGES = dict(
   video4=Stage(
     (('video3', VIDEO),),
     2,
-    5e-5,
+    1e-4,
     MIXED,
     images=100,
     clips=100,
@@ -188,7 +188,7 @@ STAGES = dict(
   sft1=Stage(
     (('joint', ALL),),
     3,
-    2e-5,
+    1e-5,
     STRUCTURED,
     clips=5,
     resolutions=(720, 1080),
@@ -261,7 +261,7 @@ def toy(config):
   config.optimizer.update(learning_rate=40 * config.optimizer.learning_rate, warmup=10, b2=0.99)
   config.step.ema = 0.9
   config.train.update(steps=100, save_every=100)
-  config.validate.update(every=50, batches=2)
+  config.validate.update(every=100, batches=2)
 
 
 def buckets(stage: Stage, scale: Scale):

@@ -117,6 +117,9 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
     batches = load(start - data['start'], c.steps - data['start'])
     begun, done = time.monotonic(), start
     with metrics_lib.Metrics(workdir, c.steps, start, c.log_every, progress) as metrics:
+      if held_out and not start:
+        metrics.write(0, held_out(state.ema))
+        metrics.pause()
       while done < c.steps:
         asked = time.monotonic()
         _, bucket, clips = next(batches)

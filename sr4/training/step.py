@@ -40,7 +40,7 @@ def update(tx, flow: flow_loss.Config, c: Config, state: State, root_key, batch)
   model = optax.apply_updates(state.model, updates)
   # While young, the average forgets faster, or it would remember the initialisation.
   decay = jnp.minimum(c.ema, (1 + state.step) / (10 + state.step))
-  ema = optax.incremental_update(model, state.ema, 1 - decay)
+  ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), state.ema, model)
   new = (model, ema, opt, jnp.where(usual == 0, norm, 0.98 * usual + 0.02 * norm))
   old = (state.model, state.ema, state.opt, usual)
   model, ema, opt, usual = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
