@@ -75,8 +75,11 @@ def references(rows, size: Size, channels: int) -> References | None:
 
 def stack(rows, shape, dtype, of: Callable) -> np.ndarray:
   """[b *shape], each row's array from the start on, zeros after it and where a row has none."""
-  out = np.zeros((len(rows), *shape), dtype)
+  out = np.empty((len(rows), *shape), dtype)
   for place, row in zip(out, rows):
-    if (x := of(row)) is not None and len(x):
-      place[: len(x)] = x
+    x = of(row)
+    length = 0 if x is None else len(x)
+    if length:
+      place[:length] = x
+    place[length:] = 0
   return out

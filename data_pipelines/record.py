@@ -67,7 +67,11 @@ class Record:
 
 
 def audible(samples: np.ndarray | None) -> bool:
-  return samples is not None and bool(to_int16(samples).any())
+  """Is any sample not 0 when rounded to 16 bits?"""
+  if samples is None or not samples.size:
+    return False
+  least = 1 if samples.dtype == np.int16 else 0.5 / 32768
+  return bool(samples.max() > least or samples.min() < -least or to_int16(samples).any())
 
 
 def names(references: tuple[Reference, ...]) -> tuple[str, ...]:

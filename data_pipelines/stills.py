@@ -33,6 +33,11 @@ def to_bytes(pixels: np.ndarray) -> bytes:
   return min(_encode('png', frame), _encode('mjpeg', yuv), key=len)
 
 
+def to_png(pixels: np.ndarray) -> bytes:
+  """uint8 [h w 3] to a PNG."""
+  return _encode('png', av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), 'rgb24'))
+
+
 def _encode(codec: str, frame) -> bytes:
   context = av.CodecContext.create(codec, 'w')
   context.width, context.height, context.pix_fmt = frame.width, frame.height, frame.format.name
@@ -80,6 +85,24 @@ def fit(size: tuple[int, int], limit: tuple[int, int], multiple: int = 1) -> tup
     for n, most in zip(size, limit)
   )
   return height, width
+
+
+def letterbox(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+  """uint8 [h w 3] whole in the middle of a black [height width 3]; larger ones are shrunk."""
+  size = fit(pixels.shape[:2], (height, width))
+  if size != pixels.shape[:2]:
+    pixels = scaled(pixels, *size)
+  canvas = np.zeros((height, width, 3), np.uint8)
+  top, left = (height - size[0]) // 2, (width - size[1]) // 2
+  canvas[top : top + size[0], left : left + size[1]] = pixels
+  return canvas
+
+
+def shrunk(frames: np.ndarray, scale: int) -> np.ndarray:
+  """uint8 [t H*scale W*scale 3] -> [t H W 3]: each pixel is the mean of those it covers."""
+  t, height, width, _ = frames.shape
+  blocks = frames.reshape(t, height // scale, scale, width // scale, scale, 3)
+  return np.rint(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8)
 
 
 def panels(picture: np.ndarray, across: int = 3, down: int = 3) -> list[np.ndarray]:

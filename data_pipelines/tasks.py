@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines import masks
 from data_pipelines import records
-from data_pipelines import resize
+from data_pipelines import stills
 from sr4.core import errors
 from sr4.core.av import AV
 from sr4.core.batch import Size
@@ -146,7 +146,7 @@ def make(name: str, record: records.Record, size: Size, random, time_factor: int
   if size.keyframes and frames is not None:
     latents = random.permutation(1 + (size.frames - 1) // time_factor)[: size.keyframes]
     at = np.sort(latents).astype(np.int32) * time_factor
-    keyframes, frames = frames[at], resize.shrink(frames, size.keyframe_scale)
+    keyframes, frames = frames[at], stills.shrunk(frames, size.keyframe_scale)
   return Row(
     frames,
     samples,
@@ -189,10 +189,10 @@ def shown(task: Task, record: records.Record, size: Size, channels: int) -> dict
   found = {}
   sides = size.height, size.width
   if size.reference_images:
-    found['images'] = tuple(resize.letterbox(r.frames[0], *sides) for r in of['image'])
+    found['images'] = tuple(stills.letterbox(r.frames[0], *sides) for r in of['image'])
   if size.reference_frames and of['video']:
     clip = of['video'][0].frames[: size.reference_frames]
-    found['clip'] = np.stack([resize.letterbox(frame, *sides) for frame in clip])
+    found['clip'] = np.stack([stills.letterbox(frame, *sides) for frame in clip])
   if size.reference_samples:
     voices = [r.samples for r in of['audio'] + of['image'] if r.samples is not None]
     if voices:

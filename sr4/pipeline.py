@@ -150,6 +150,6 @@ def load(directory: str, step: int | None = None, ema: bool = True):
 def size_of(system: system_lib.System, trained: dict, **changes) -> Size:
   """The size of clips that the model was trained on most, with changes and without references."""
   buckets = trained['data']['buckets'].values()
-  most = max(buckets, key=lambda b: (b['frames'] > 1, b.get('weight', 1.0)))
+  most = max(buckets, key=lambda b: (b.get('frames', 0) > 1, b.get('weight', 1.0)))
   kept = ('frames', 'height', 'width', 'fps', 'sound', 'seconds', 'keyframes', 'keyframe_scale')
   return system.size(**{name: most[name] for name in kept if name in most} | changes)

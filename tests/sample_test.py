@@ -2,12 +2,15 @@
 
 import os
 
+import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
 from data_pipelines import media
 from sr4 import pipeline
 from sr4.core import errors
+from sr4.flow import segments
+from sr4.models import system
 from sr4.training import loop
 from tests import small_run
 
@@ -58,6 +61,7 @@ def test_a_seed_is_its_bytes(home, tmp_path):
   [
     ([], 'no prompt'),
     (['--prompt', 'x', '--height', '20'], 'multiple of 8'),
+    (['--prompt', 'x', '--prompt_optimizer', 'gpt'], 'URL#MODEL'),
     (['--prompt', 'x', '--frames', '6'], 'frames'),
     (['--prompt', 'x', '--solver', 'magic'], "'magic' is not among"),
     (['--prompt', 'x', '--step', '7'], 'it has steps [2]'),
@@ -79,3 +83,41 @@ def test_an_output_that_cannot_be_written(home, tmp_path):
 def test_not_a_checkpoint(tmp_path):
   with pytest.raises(errors.UserError, match='has no checkpoints'):
     pipeline.load(str(tmp_path))
+
+
+def _train(path, **bucket):
+  """Two steps on one bucket of another kind."""
+  config = small_run.config(path, steps=2)
+  config.data.buckets.clips.update(bucket)
+  loop.run(config, str(path), progress=False)
+  return path
+
+
+def test_keyframes_are_made_too_and_kept_as_pictures(tmp_path):
+  small_run.write_clips(tmp_path / 'clips')
+  _train(tmp_path, height=8, width=8, keyframes=2, keyframe_scale=2)
+  out = tmp_path / 'out'
+  small_run.finish(sample(tmp_path, out, '--prompt', 'a red circle', '--prompt_optimizer', 'rules'))
+  assert sorted(os.listdir(out)) == [
+    'clip-000-keyframe-00.png',
+    'clip-000-keyframe-01.png',
+    'clip-000.mp4',
+    'clip-000.safetensors',
+  ]
+  picture = media.read_image(out / 'clip-000-keyframe-01.png', 16, 16)
+  latents = safetensors.load((out / 'clip-000.safetensors').read_bytes())
+  assert latents['video'].shape == (2, 2, 2, 16) and latents['keyframes'].shape == (2, 4, 4, 16)
+  codec = system.build(small_run.config(tmp_path)).codecs.video
+  decoded = segments.to_uint8(codec.decode(latents['keyframes'][None, 1:]))
+  np.testing.assert_array_equal(picture, decoded[0, 0])
+
+
+@pytest.mark.parametrize(
+  'bucket, file',
+  [(dict(frames=0, seconds=0.5), 'clip-000.wav'), (dict(frames=1, sound=False), 'clip-000.png')],
+)
+def test_a_model_of_one_modality_makes_its_files(tmp_path, bucket, file):
+  small_run.write_clips(tmp_path / 'clips')
+  _train(tmp_path, **bucket)
+  small_run.finish(sample(tmp_path, tmp_path / 'out', '--prompt', 'a red circle'))
+  assert file in os.listdir(tmp_path / 'out')

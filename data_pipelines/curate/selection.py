@@ -27,7 +27,10 @@ def _alive(items, *kinds) -> dict[str, tables.Item]:
 
 
 def _unlike(settings, items) -> list[tables.Item]:
-  """Of pictures that look alike the best stays: most pixels, then sharpest, then first by name."""
+  """Of files that look alike the best stays: most pixels, then sharpest, then first by name.
+
+  Two segments of one file may well look alike: a face that talks for a minute.
+  """
   from data_pipelines.curate import duplicates
 
   best = {}
@@ -35,7 +38,9 @@ def _unlike(settings, items) -> list[tables.Item]:
     alive = _alive(items, kind)
     for group in duplicates.groups({name: x.hashes for name, x in alive.items()}):
       ranked = sorted(group, key=lambda name: (*_worse(alive[name]), name))
-      best |= dict.fromkeys(ranked[1:], ranked[0])
+      first = alive[ranked[0]]
+      others = [name for name in ranked if alive[name].path != first.path]
+      best |= dict.fromkeys(others, first.id)
   return [
     tables.drop(item, 'near', 'near duplicate', f'looks like {best[item.id]}')
     if item.id in best

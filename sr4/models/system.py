@@ -28,10 +28,10 @@ class System:
 
   def size(
     self,
-    frames: int,
-    height: int,
-    width: int,
-    fps: float,
+    frames: int = 0,
+    height: int = 0,
+    width: int = 0,
+    fps: float = 16.0,
     *,
     sound: bool = True,
     seconds: float = 0.0,

@@ -93,3 +93,26 @@ def test_panels_cover_what_the_grid_does_not_divide():
   rows = [np.concatenate(got[i : i + 3], 1) for i in (0, 3, 6)]
   np.testing.assert_array_equal(np.concatenate(rows), picture)
   assert {panel.shape[0] for panel in got} == {10, 11}
+
+
+def test_a_png_loses_nothing():
+  want = smooth(30, 41)
+  np.testing.assert_array_equal(media.read_image(stills.to_png(want), 30, 41), want)
+
+
+@pytest.mark.parametrize('size, place', [((8, 6), (4, 5, 8, 6)), ((32, 8), (0, 6, 16, 4))])
+def test_a_letterbox_holds_the_whole_picture(size, place):
+  """A small one unchanged, a large one shrunk, both in the middle of black."""
+  picture = np.full((*size, 3), 200, np.uint8)
+  got = stills.letterbox(picture, 16, 16)
+  top, left, height, width = place
+  inside = np.zeros((16, 16), bool)
+  inside[top : top + height, left : left + width] = True
+  assert abs(got[inside].astype(int) - 200).max() <= 1 and not got[~inside].any()
+
+
+def test_a_shrunk_pixel_is_the_mean_of_those_it_covers():
+  frames = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
+  got = stills.shrunk(frames, 2)
+  assert got.shape == (2, 2, 3, 3)
+  np.testing.assert_array_equal(got[1, 1, 2], np.rint(frames[1, 2:4, 4:6].mean((0, 1))))

@@ -1,4 +1,4 @@
-"""sr4/prompt.py: what enhancers return is in the grammar, and they say when they cannot."""
+"""sr4/prompt/: what enhancers return is in the grammar, and they say when they cannot."""
 
 import http.server
 import json
@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from data_pipelines import world
-from sr4 import prompt
 from sr4.core import captions
+from sr4.prompt import chat
+from sr4.prompt import enhancer
+from sr4.prompt import rules
 
 GOOD = (
   'A man waves: <dialogue>Hi!</dialogue> <text></text> <sfx></sfx> <singing></singing> <bgm></bgm>'
@@ -19,8 +21,8 @@ GOOD = (
 SECRET = 'sk-do-not-tell'
 
 
-def rules(text: str, sound=True, references=()) -> captions.Structured:
-  caption = prompt.RuleBased()(text, seconds=5, sound=sound, references=references)
+def ruled(text: str, sound=True, references=()) -> captions.Structured:
+  caption = rules.RuleBased()(text, seconds=5, sound=sound, references=references)
   assert captions.validate(caption, structured=True) == []
   return captions.parse(caption)
 
@@ -52,7 +54,7 @@ def rules(text: str, sound=True, references=()) -> captions.Structured:
   ],
 )
 def test_quotations(text, tag, told):
-  said = rules(text)
+  said = ruled(text)
   assert {t: list(said.texts(t)) for t in ('text', 'dialogue', 'singing')} == {
     'text': [],
     'dialogue': [],
@@ -80,7 +82,7 @@ def test_quotations(text, tag, told):
   ],
 )
 def test_sounds_and_music(text, effects, music):
-  said = rules(text)
+  said = ruled(text)
   assert ('; '.join(said.texts('sfx')), '; '.join(said.texts('bgm'))) == (effects, music)
   assert not said.texts('dialogue') and not said.texts('singing')
 
@@ -96,7 +98,7 @@ def test_form_is_that_of_the_world():
     ),
     ('a red circle glides', ''),
   ):
-    made = prompt.RuleBased()(text, seconds=2, sound=True, references=())
+    made = rules.RuleBased()(text, seconds=2, sound=True, references=())
     assert made == f'{text[0].upper()}{text[1:]}. {form.format(chimes)}'
 
 
@@ -106,35 +108,35 @@ def test_captions_of_the_world_are_recovered(changes):
   samples = world.World(world.Config(height=16, width=16, fps=2, frames=6, **changes), 3)
   for i in range(150):
     said = samples[i].captions
-    made = prompt.RuleBased()(said['long'], seconds=3, sound=True, references=())
+    made = rules.RuleBased()(said['long'], seconds=3, sound=True, references=())
     assert made == said['structured']
     if 'bounce' in said['short'] and ', then ' not in said['short']:
       true = captions.parse(said['structured']).texts('sfx')[0]
-      short = rules(said['short']).texts('sfx')[0].split('; ')
+      short = ruled(said['short']).texts('sfx')[0].split('; ')
       chimes = {re.split(r' at | \d+ times ', effect)[0] for effect in true.split('; ')}
       assert chimes - {'wind'} <= set(short)
 
 
 def test_without_sound_only_writing_is_marked_and_nothing_is_lost():
   text = 'A dog barks, a man says "hi" under a sign "OPEN". Music: slow jazz.'
-  silent = rules(text, sound=False)
+  silent = ruled(text, sound=False)
   assert silent.visual.strip() == text and silent.texts('text') == ('OPEN',)
   assert not any(silent.texts(tag) for tag in captions.HEARD)
-  heard = rules(text)
+  heard = ruled(text)
   assert heard.texts('bgm') == ('slow jazz',) and 'jazz' not in heard.visual
 
 
 def test_structured_comes_back_unchanged_and_references_survive():
   for sound in (True, False):
-    made = prompt.RuleBased()(GOOD, seconds=5, sound=sound, references=())
+    made = rules.RuleBased()(GOOD, seconds=5, sound=sound, references=())
     assert made == GOOD
   text = '@image_1 speaks like @audio_1 in the style of @video_1. Sound: steps of @image_1.'
-  made = prompt.RuleBased()(text, seconds=5, sound=True, references=('image', 'video', 'audio'))
+  made = rules.RuleBased()(text, seconds=5, sound=True, references=('image', 'video', 'audio'))
   assert captions.references(made) == captions.references(text)
   with pytest.raises(captions.CaptionError, match='@image_1 is given'):
-    prompt.RuleBased()('a dog', seconds=5, sound=True, references=('image',))
+    rules.RuleBased()('a dog', seconds=5, sound=True, references=('image',))
   with pytest.raises(captions.CaptionError, match='did you mean <sfx>'):
-    prompt.RuleBased()('a dog <sfxx>barks</sfxx>', seconds=5, sound=True, references=())
+    rules.RuleBased()('a dog <sfxx>barks</sfxx>', seconds=5, sound=True, references=())
 
 
 def test_any_free_text_becomes_a_caption():
@@ -145,9 +147,9 @@ def test_any_free_text_becomes_a_caption():
   for _ in range(1500):
     text = ''.join(random.choice(pieces, random.integers(1, 25)))
     if not captions.validate(text, structured=False):
-      first = rules(text)
+      first = ruled(text)
       made += 1
-      assert rules(text) == first and rules(captions.format(first)) == first
+      assert ruled(text) == first and ruled(captions.format(first)) == first
   assert made > 1000
   for text in (
     '"' * 5001,
@@ -157,7 +159,7 @@ def test_any_free_text_becomes_a_caption():
     'dog bark ' * 2000,
     'x, ' * 9000,
   ):
-    rules(text)
+    ruled(text)
 
 
 class Endpoint:
@@ -212,25 +214,25 @@ def says(content) -> tuple[int, str]:
   return 200, json.dumps({'choices': [{'message': {'role': 'assistant', 'content': content}}]})
 
 
-def chat(endpoint, text='a man waves', sound=True, references=(), **fields) -> str:
-  enhance = prompt.ChatEnhancer(endpoint.url, 'some-model', **fields)
+def asked(endpoint, text='a man waves', sound=True, references=(), **fields) -> str:
+  enhance = chat.ChatEnhancer(endpoint.url, 'some-model', **fields)
   return enhance(text, seconds=5, sound=sound, references=references)
 
 
 def test_chat_good_answer(serve):
   endpoint = serve(says(f'\n{GOOD} '))
-  assert chat(endpoint) == GOOD
+  assert asked(endpoint) == GOOD
   ((path, headers, body),) = endpoint.requests
   assert path == '/v1/chat/completions' and 'Authorization' not in headers
   assert body['model'] == 'some-model'
   system, user = (message['content'] for message in body['messages'])
   assert all(f'<{tag}></{tag}>' in system for tag in captions.TAGS)
   assert user == 'Length: 5 seconds. Sound: yes. References: none.\nPrompt: a man waves'
-  assert chat(endpoint, GOOD + ' x') == GOOD + ' x' and len(endpoint.requests) == 1
+  assert asked(endpoint, GOOD + ' x') == GOOD + ' x' and len(endpoint.requests) == 1
 
 
 def test_the_example_of_the_instruction_obeys_it():
-  example = prompt.EXAMPLE[-1].removeprefix('The caption: ')
+  example = chat.EXAMPLE[-1].removeprefix('The caption: ')
   assert captions.validate(example, structured=True) == []
   assert {span.tag for span in captions.parse(example).spans} == set(captions.TAGS)
   captions.check_references(example, ('image',))
@@ -251,7 +253,7 @@ def test_chat_bad_answer_goes_back_once_with_the_problem(serve, bad, told, given
   name = ' @image_1' if given.get('references') else ''
   good = '<text></text>A man.' + name
   endpoint = serve(says(bad), says(good))
-  assert chat(endpoint, **given) == good
+  assert asked(endpoint, **given) == good
   messages = endpoint.requests[1][2]['messages']
   assert [m['role'] for m in messages] == ['system', 'user', 'assistant', 'user']
   assert messages[2]['content'] == bad.strip() and told in messages[3]['content']
@@ -259,39 +261,39 @@ def test_chat_bad_answer_goes_back_once_with_the_problem(serve, bad, told, given
 
 def test_chat_always_bad_is_an_error_with_the_answer(serve):
   endpoint = serve(says('A man <sfx>wind'))
-  with pytest.raises(prompt.PromptError, match="answered twice.*never closed.*'A man <sfx>wind'"):
-    chat(endpoint)
+  with pytest.raises(enhancer.PromptError, match="answered twice.*never closed.*'A man <sfx>wind'"):
+    asked(endpoint)
   assert len(endpoint.requests) == 2
 
 
 @pytest.fixture
 def no_pauses(monkeypatch):
   pauses = []
-  monkeypatch.setattr(prompt.time, 'sleep', pauses.append)
+  monkeypatch.setattr(chat.time, 'sleep', pauses.append)
   return pauses
 
 
 def test_chat_failures_that_pass_are_tried_again(serve, no_pauses):
   endpoint = serve((500, 'busy'), (429, 'slowly'), says(GOOD))
-  assert chat(endpoint) == GOOD and len(no_pauses) == 2
+  assert asked(endpoint) == GOOD and len(no_pauses) == 2
   endpoint = serve((500, 'out of memory'))
-  with pytest.raises(prompt.PromptError, match="HTTP 500: 'out of memory'"):
-    chat(endpoint, retries=1)
+  with pytest.raises(enhancer.PromptError, match="HTTP 500: 'out of memory'"):
+    asked(endpoint, retries=1)
   assert len(endpoint.requests) == 2
   endpoint = serve((404, 'no such model'))
-  with pytest.raises(prompt.PromptError, match="HTTP 404: 'no such model'"):
-    chat(endpoint)
+  with pytest.raises(enhancer.PromptError, match="HTTP 404: 'no such model'"):
+    asked(endpoint)
   assert len(endpoint.requests) == 1
 
 
 def test_chat_timeout_and_nobody_there(serve):
   endpoint = serve((None, 0.5))
-  with pytest.raises(prompt.PromptError, match='did not answer: .*timed out'):
-    chat(endpoint, timeout=0.1, retries=0)
+  with pytest.raises(enhancer.PromptError, match='did not answer: .*timed out'):
+    asked(endpoint, timeout=0.1, retries=0)
   endpoint.server.server_close()
   endpoint.url = 'http://127.0.0.1:9/v1'
-  with pytest.raises(prompt.PromptError, match='127.0.0.1:9/v1/chat/completions did not answer'):
-    chat(endpoint, retries=0)
+  with pytest.raises(enhancer.PromptError, match='127.0.0.1:9/v1/chat/completions did not answer'):
+    asked(endpoint, retries=0)
 
 
 @pytest.mark.parametrize(
@@ -306,24 +308,24 @@ def test_chat_timeout_and_nobody_there(serve):
   ],
 )
 def test_chat_answers_that_are_no_completion(serve, body):
-  with pytest.raises(prompt.PromptError, match='answered no chat completion') as error:
-    chat(serve((200, body)))
+  with pytest.raises(enhancer.PromptError, match='answered no chat completion') as error:
+    asked(serve((200, body)))
   assert repr(body[:300])[:-1] in str(error.value) and len(str(error.value)) < 600
 
 
 def test_the_key_is_sent_and_told_to_nobody(serve, monkeypatch, capfd):
   monkeypatch.setenv('SOME_KEY', f'{SECRET}\n')
   endpoint = serve(says(GOOD))
-  assert chat(endpoint, key='SOME_KEY') == GOOD
+  assert asked(endpoint, key='SOME_KEY') == GOOD
   assert endpoint.requests[0][1]['Authorization'] == f'Bearer {SECRET}'
   told = []
   for answer in ((401, f'wrong key {SECRET}'), (200, SECRET), says(f'<sfx> {SECRET}')):
-    with pytest.raises(prompt.PromptError) as error:
-      chat(serve(answer), key='SOME_KEY')
+    with pytest.raises(enhancer.PromptError) as error:
+      asked(serve(answer), key='SOME_KEY')
     told.append(str(error.value))
   other = serve((401, ''))
-  with pytest.raises(prompt.PromptError):
-    chat(serve((302, f'{other.url}/x')), key='SOME_KEY')
+  with pytest.raises(enhancer.PromptError):
+    asked(serve((302, f'{other.url}/x')), key='SOME_KEY')
   ((path, headers, _),) = other.requests
   assert path == '/v1/x' and 'Authorization' not in headers
   captured = capfd.readouterr()
@@ -335,11 +337,11 @@ def test_wrong_fields_and_a_missing_key(serve, monkeypatch):
   monkeypatch.delenv('SOME_KEY', raising=False)
   monkeypatch.setenv('ODD_KEY', 'a\nb')
   for key in ('SOME_KEY', 'ODD_KEY'):
-    with pytest.raises(prompt.PromptError, match=f'variable {key} is unset or holds no key'):
-      chat(serve((200, '')), key=key)
-  with pytest.raises(prompt.PromptError, match='is the name of an environment variable') as error:
-    prompt.ChatEnhancer('http://x/v1', 'm', key=SECRET)
+    with pytest.raises(enhancer.PromptError, match=f'variable {key} is unset or holds no key'):
+      asked(serve((200, '')), key=key)
+  with pytest.raises(enhancer.PromptError, match='is the name of an environment variable') as error:
+    chat.ChatEnhancer('http://x/v1', 'm', key=SECRET)
   assert SECRET not in str(error.value)
   for fields in ({'timeout': 0}, {'retries': -1}, {'url': 'file:///etc/passwd'}, {'url': 'x.org'}):
-    with pytest.raises(prompt.PromptError):
-      prompt.ChatEnhancer(**({'url': 'http://x/v1', 'model': 'm'} | fields))
+    with pytest.raises(enhancer.PromptError):
+      chat.ChatEnhancer(**({'url': 'http://x/v1', 'model': 'm'} | fields))
