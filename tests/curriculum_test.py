@@ -14,9 +14,9 @@ from data_pipelines import tasks
 from data_pipelines.world import __main__ as world_main
 from sr4 import pipeline
 from sr4.core import config as config_lib
-from sr4.flow import loss as flow_loss
 from sr4.models import system as system_lib
 from sr4.training import checkpoint
+from sr4.training import data
 from sr4.training import loop
 from sr4.training import metrics
 from sr4.training import validation
@@ -73,9 +73,9 @@ def test_the_last_model_is_better_than_each_stage_began(trained):
   for stage in skyreels_v4.STAGES:
     config = _config(trained, stage)
     system = system_lib.build(config)
-    flow = config_lib.build(flow_loss.Config, config.flow)
-    validate = config_lib.build(validation.Config, config.validate)
-    held_out = loop.held_out_losses(config, validate, system, flow, 0, jax.random.key(0))
+    c = loop.Sections.of(config)
+    load = data.make_held_out(config, system, 0, c.validate.root, c.validate.batches)
+    held_out = validation.HeldOut(system, c.flow, load, jax.random.key(0))
     now, before = held_out(model), _held_out(trained, stage, 0)
     for name in ('held_out/video', 'held_out/audio'):
       if name in before:
@@ -118,10 +118,10 @@ def test_the_stages_of_the_report_can_be_built(stage):
   """Sizes divide, tasks fit their buckets, the schedule gives every bucket some steps."""
   config = config_lib.load(f'{PROGRAM}:{stage},large')
   system = system_lib.build(config)
-  data = config_lib.build(loader.Config, config.data)
-  sizes = {name: system.size(**b.size()) for name, b in data.buckets.items()}
+  asked = config_lib.build(loader.Config, config.data)
+  sizes = {name: system.size(**b.size()) for name, b in asked.buckets.items()}
   mix = []
-  for name, bucket in data.buckets.items():
+  for name, bucket in asked.buckets.items():
     for task in bucket.tasks or {tasks.natural(sizes[name]): 1}:
       tasks.check(task, sizes[name])
     mix.append(buckets.Bucket(name, sizes[name], bucket.rows, bucket.weight, 1))

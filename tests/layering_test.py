@@ -14,15 +14,16 @@ RULES = {
   'sr4/models': ('sr4.core', 'sr4.nn', 'sr4.models'),
   'sr4/flow': ('sr4.core', 'sr4.flow'),  # A model is a callable.
   'sr4/training': ('sr4.core', 'sr4.flow', 'sr4.models', 'sr4.training'),
-  # The loop draws previews with the pipeline, and reads the data of its config.
+  # The loop draws previews with the pipeline and writes them; data.py makes its loader.
   'sr4/training/loop.py': (
     'sr4.core',
     'sr4.flow',
     'sr4.models',
     'sr4.training',
     'sr4.pipeline',
-    'data_pipelines',
+    'data_pipelines.mp4',
   ),
+  'sr4/training/data.py': ('sr4.core', 'sr4.models', 'data_pipelines'),
   'sr4/planning': ('sr4.core', 'sr4.flow', 'sr4.models', 'sr4.training', 'sr4.planning'),
   'sr4/convert': ('sr4.core', 'sr4.models', 'sr4.convert'),
   'sr4/metrics': ('sr4.core', 'sr4.metrics'),

@@ -18,6 +18,7 @@ from sr4.flow import loss as flow_loss
 from sr4.models import system as system_lib
 from sr4.training import begin
 from sr4.training import checkpoint
+from sr4.training import data
 from sr4.training import metrics as metrics_lib
 from sr4.training import optimizer
 from sr4.training import preemption
@@ -60,153 +61,113 @@ class Config:
   max_seconds: float = 0.0  # stop (and save) after so long; 0: no limit
 
 
+@dataclasses.dataclass(frozen=True)
+class Sections:
+  """The sections of a config, built: what is wrong in one is told before any work."""
+
+  train: Config
+  flow: flow_loss.Config
+  step: step_lib.Config
+  optimizer: optimizer.Config
+  init: dict[str, begin.InitConfig]
+  validate: validation.Config
+  preview: PreviewConfig
+  sample: pipeline.Config
+  mesh: MeshConfig
+
+  @classmethod
+  def of(cls, config) -> 'Sections':
+    given = {f.name: config.get(f.name, {}) for f in dataclasses.fields(cls)}
+    if 'steps' in given['train']:
+      given['optimizer'] = dict(given['optimizer']) | {'steps': given['train']['steps']}
+    return config_lib.build(cls, given)
+
+
 def run(config, workdir: str, progress: bool = True) -> state_lib.State:
   """Trains what the config describes, from where the workdir left off, to its end or SIGTERM."""
-  system = system_lib.build(config)
-  c = config_lib.build(Config, config['train'], 'config.train')
-  flow = config_lib.build(flow_loss.Config, config['flow'], 'config.flow')
-  step_config = config_lib.build(step_lib.Config, config['step'], 'config.step')
-  optim = config_lib.build(
-    optimizer.Config, dict(config['optimizer']) | {'steps': c.steps}, 'config.optimizer'
-  )
-  preview = config_lib.build(PreviewConfig, config['preview'], 'config.preview')
-  sources = {
-    name: config_lib.build(begin.InitConfig, node, f'config.init.{name}')
-    for name, node in config.get('init', {}).items()
-  }
-  sampling = config_lib.build(pipeline.Config, config['sample'], 'config.sample')
-  mesh = sharding.make_mesh(
-    **dataclasses.asdict(config_lib.build(MeshConfig, config['mesh'], 'config.mesh'))
-  )
-  load = make_loader(config, system, c.seed, os.path.join(workdir, 'dropped.jsonl'))
-  check_rows(load.schedule, mesh, step_config.accumulate)
-  validate = config_lib.build(validation.Config, config.get('validate', {}), 'config.validate')
-  say(load.table(system.tokens, c.steps, jax.device_count()))
-  tx = optimizer.make(optim)
+  system, c = system_lib.build(config), Sections.of(config)
+  mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
+  load = data.make_loader(config, system, c.train.seed, os.path.join(workdir, 'dropped.jsonl'))
+  data.check_rows(load.schedule, mesh, c.step.accumulate)
+  say(load.table(system.tokens, c.train.steps, jax.device_count()))
+  tx = optimizer.make(c.optimizer)
   init = lambda key: state_lib.init(system.model, tx, prng.named(key, 'init'))
-  data = {'schedule': load.schedule.fingerprint(), 'phase': load.config.phase, 'start': 0}
   directory = os.path.join(workdir, 'checkpoints')
-
   with (
     jax.set_mesh(mesh),
     preemption.Preemption() as stop,
-    checkpoint.Checkpoints(directory, c.keep) as saves,
+    checkpoint.Checkpoints(directory, c.train.keep) as saves,
   ):
-    key = jax.random.key(c.seed)
+    key = jax.random.key(c.train.seed)
+    phase = {'schedule': load.schedule.fingerprint(), 'phase': load.config.phase, 'start': 0}
     # The order of resuming: 1. the latest whole checkpoint, 2. its data is ours, 3. its arrays,
     # 4. the loader at its step.  The step is all the random state there is.
     if (latest := saves.latest()) is None:
-      state = begin.start(init, key, workdir, sources)
+      state = begin.start(init, key, workdir, c.init)
     else:
       _, page = checkpoint.page(directory, latest)
-      data = begin.data_phase(page['data'], data['schedule'], data['phase'], latest)
+      phase = begin.data_phase(page['data'], phase['schedule'], phase['phase'], latest)
       state = checkpoint.restore(directory, latest, tree.abstract(init, key))
-    page = {'config': config_lib.to_json(config), 'data': data}
+    page = {'config': config_lib.to_json(config), 'data': phase}
     start = int(state.step)
     say(
-      f'{tree.count(state.model) / 1e6:.1f} M parameters, step {start} of {c.steps}, '
+      f'{tree.count(state.model) / 1e6:.1f} M parameters, step {start} of {c.train.steps}, '
       f'mesh {dict(mesh.shape)}'
     )
+    batches = load(start - phase['start'], c.train.steps - phase['start'])
+    look = looks(config, c, system, load.schedule.buckets, key, workdir)
     updates = [
-      jax.jit(functools.partial(update, tx, system, b.size, flow, step_config), donate_argnums=0)
+      jax.jit(functools.partial(update, tx, system, b.size, c.flow, c.step), donate_argnums=0)
       for b in load.schedule.buckets
     ]
-    shown = max(load.schedule.buckets, key=lambda b: b.weight).size
-    names = [b.name for b in load.schedule.buckets]
-    held_out = validate.every and held_out_losses(config, validate, system, flow, c.seed, key)
-    batches = load(start - data['start'], c.steps - data['start'])
-    begun, done = time.monotonic(), start
-    with metrics_lib.Metrics(workdir, c.steps, start, c.log_every, progress) as metrics:
-      if held_out and not start:
-        metrics.write(0, held_out(state.ema))
-        metrics.pause()
-      while done < c.steps:
+    names = [b.name if len(updates) > 1 else '' for b in load.schedule.buckets]
+    begun, done, last = time.monotonic(), start, start >= c.train.steps
+    with metrics_lib.Metrics(workdir, c.train.steps, start, c.train.log_every, progress) as metrics:
+      if not start:
+        look(metrics, 0, state.ema)
+      while not last:
         asked = time.monotonic()
         _, bucket, clips = next(batches)
         waited = time.monotonic() - asked
         state, measured = updates[bucket](state, key, sharding.rows(clips))
         done += 1
-        name = names[bucket] if len(names) > 1 else ''
-        check(metrics.push(done, measured, len(clips.text), waited, name), step_config)
-        late = c.max_seconds and time.monotonic() - begun > c.max_seconds
-        last = late or done == c.steps or stop.reached(done)
-        if last or done % c.save_every == 0:
-          check(metrics.flush(), step_config)
+        check(metrics.push(done, measured, len(clips.text), waited, names[bucket]), c.step)
+        late = c.train.max_seconds and time.monotonic() - begun > c.train.max_seconds
+        last = late or done == c.train.steps or stop.reached(done)
+        if last or done % c.train.save_every == 0:
+          check(metrics.flush(), c.step)
           saves.save(done, state, page)
           metrics.pause()
-        if held_out and (last or done % validate.every == 0):
-          check(metrics.flush(), step_config)
-          metrics.write(done, held_out(state.ema))
-          metrics.pause()
-        if preview.every and done % preview.every == 0:
-          write_previews(
-            system,
-            state.ema,
-            shown,
-            sampling,
-            preview.prompts,
-            os.path.join(workdir, 'previews', f'{done:07d}'),
-          )
-          metrics.pause()
-        if last:
-          break
-  say(f'step {done} of {c.steps} is saved in {directory}')
+        look(metrics, done, state.ema)
+  say(f'step {done} of {c.train.steps} is saved in {directory}')
   return state
 
 
-def make_loader(config, system: system_lib.System, seed: int, dropped=None, **changes):
-  """The loader of config.data, for what the system's codecs and encoder take.
+def looks(config, c: Sections, system, buckets, key, workdir: str):
+  """(metrics, step, model) -> None: held-out losses and previews where they are due."""
+  held_out = None
+  if c.validate.every:
+    load = data.make_held_out(config, system, c.train.seed, c.validate.root, c.validate.batches)
+    held_out = validation.HeldOut(system, c.flow, load, key)
+  size = max(buckets, key=lambda b: b.weight).size
 
-  Args:
-    dropped: file for the records that could not be used.
-    changes: fields of loader.Config to change, and `cycle` of the schedule.
-  """
-  from data_pipelines import buckets  # Media libraries: only who trains needs them.
-  from data_pipelines import loader
+  def look(metrics, done: int, model):
+    if held_out and (done % c.validate.every == 0 or done == c.train.steps):
+      check(metrics.flush(), c.step)
+      metrics.write(done, held_out(model))
+      metrics.pause()
+    if c.preview.every and done and done % c.preview.every == 0:
+      folder = os.path.join(workdir, 'previews', f'{done:07d}')
+      write_previews(system, model, size, c.sample, c.preview.prompts, folder)
+      metrics.pause()
 
-  cycle = changes.pop('cycle', buckets.CYCLE)
-  data = config_lib.build(loader.Config, config['data'], 'config.data')
-  data, audio = dataclasses.replace(data, **changes), system.codecs.audio
-  return loader.Loader(
-    data,
-    {name: system.size(**b.size()) for name, b in data.buckets.items()},
-    system.text,
-    audio.sample_rate,
-    audio.audio_channels,
-    system.codecs.video.time_factor,
-    seed=seed,
-    host=jax.process_index(),
-    hosts=jax.process_count(),
-    dropped=dropped,
-    cycle=cycle,
-  )
-
-
-def held_out_losses(config, validate, system, flow, seed: int, key) -> validation.HeldOut:
-  """Each bucket as often as the others, on the held-out counterparts of its folders."""
-  even = {name: dict(node) | {'weight': 1.0} for name, node in config['data']['buckets'].items()}
-  data = dict(config['data']) | {'buckets': even}
-  load = make_loader(
-    {'data': data}, system, seed, root=validate.root, cycle=len(even) * validate.batches
-  )
-  return validation.HeldOut(system, flow, load, key, validate.batches)
+  return look
 
 
 def update(tx, system, size, flow, c, state, key, clips):
   """Media to latents and one step, in one program."""
   batch = conditioning.encode(system.codecs, size, system.config.patch, clips)
   return step_lib.update(tx, flow, c, state, key, batch)
-
-
-def check_rows(schedule, mesh, accumulate: int):
-  """ConfigError where a bucket's rows do not spread over the mesh."""
-  unit = mesh.shape['data'] * mesh.shape['fsdp'] * accumulate
-  for b in schedule.buckets:
-    if b.rows % unit:
-      raise config_lib.ConfigError(
-        f'config.data.buckets.{b.name}.rows={b.rows} must be a multiple of data x fsdp x '
-        f'accumulate = {unit}; use {-(-b.rows // unit) * unit}, or a smaller mesh'
-      )
 
 
 def check(row: dict | None, c: step_lib.Config):

@@ -25,21 +25,20 @@ class HeldOut:
   """model -> {'held_out/video/BUCKET': loss, ..., 'held_out/video': their mean}.
 
   Args:
-    load: a Loader whose cycle is one step of each bucket.
+    load: a Loader; its cycle is what is looked at.
   """
 
-  def __init__(self, system, flow: flow_loss.Config, load, key: jax.Array, batches: int):
+  def __init__(self, system, flow: flow_loss.Config, load, key: jax.Array):
     none = conditioning.DropConfig(text=0.0, references=0.0, modality=0.0)
     flow = dataclasses.replace(flow, drop=none)
     self.load, self.key = load, prng.named(key, 'held_out')
-    self.steps = batches * len(load.schedule.buckets)
     self.losses = [
       jax.jit(functools.partial(losses, system, b.size, flow)) for b in load.schedule.buckets
     ]
 
   def __call__(self, model) -> dict[str, float]:
     sums = {}
-    for step, bucket, clips in self.load(0, self.steps):
+    for step, bucket, clips in self.load(0, self.load.schedule.cycle):
       told = self.losses[bucket](model, prng.named(self.key, 'step', step), sharding.rows(clips))
       name = self.load.schedule.buckets[bucket].name
       for modality, (total, rows) in jax.device_get(told).items():

@@ -1,0 +1,54 @@
+"""The loader that a config asks for, fitted to its system and its mesh."""
+
+import dataclasses
+
+import jax
+
+from data_pipelines import buckets
+from data_pipelines import loader
+from sr4.core import config as config_lib
+from sr4.models import system as system_lib
+
+
+def make_loader(config, system: system_lib.System, seed: int, dropped=None, **changes):
+  """The loader of config.data, for what the system's codecs and encoder take.
+
+  Args:
+    dropped: file for the records that could not be used.
+    changes: fields of loader.Config to change, and `cycle` of the schedule.
+  """
+  cycle = changes.pop('cycle', buckets.CYCLE)
+  data = config_lib.build(loader.Config, config['data'], 'config.data')
+  data, audio = dataclasses.replace(data, **changes), system.codecs.audio
+  return loader.Loader(
+    data,
+    {name: system.size(**b.size()) for name, b in data.buckets.items()},
+    system.text,
+    audio.sample_rate,
+    audio.audio_channels,
+    system.codecs.video.time_factor,
+    seed=seed,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
+    dropped=dropped,
+    cycle=cycle,
+  )
+
+
+def make_held_out(config, system: system_lib.System, seed: int, root: str, batches: int):
+  """A loader of the held-out counterparts of all buckets, `batches` of each."""
+  even = {name: dict(node) | {'weight': 1.0} for name, node in config['data']['buckets'].items()}
+  data = dict(config['data']) | {'buckets': even}
+  # A cycle of so few steps: the shares of the tasks hold in it.
+  return make_loader({'data': data}, system, seed, root=root, cycle=len(even) * batches)
+
+
+def check_rows(schedule, mesh, accumulate: int):
+  """ConfigError where a bucket's rows do not spread over the mesh."""
+  unit = mesh.shape['data'] * mesh.shape['fsdp'] * accumulate
+  for b in schedule.buckets:
+    if b.rows % unit:
+      raise config_lib.ConfigError(
+        f'config.data.buckets.{b.name}.rows={b.rows} must be a multiple of data x fsdp x '
+        f'accumulate = {unit}; use {-(-b.rows // unit) * unit}, or a smaller mesh'
+      )
