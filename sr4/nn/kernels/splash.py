@@ -1,0 +1,68 @@
+"""Attention that never holds the logits, on TPU: JAX's splash kernel behind the house's interface.
+
+Its plain reference is nn/attention.py `plain`.  Tokens are padded once to the kernel's blocks;
+padding and what is not valid have segment ids of their own, so no query reads them.
+"""
+
+import functools
+
+import jax
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+import jax.numpy as jnp
+
+LANES = 128
+BLOCK = 512  # queries, and keys of a tile
+BLOCK_KV = 1024
+
+
+def fits(q: jax.Array, k: jax.Array) -> bool:
+  """Is it worth its padding, and does the head fill the matrix unit's lanes?"""
+  return q.shape[-1] % LANES == 0 and k.shape[1] >= BLOCK
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, interpret=False):
+  """softmax(q k^T / sqrt(k)) v over the valid keys; what a row without any gets is not defined.
+
+  Args:
+    q: [b s n k]; k, v: [b r n k]; valid: bool [b r].
+    interpret: run the kernel's program on the CPU, for tests.
+  """
+  length, size = q.shape[1], q.shape[-1]
+  block_q, block_kv = block(length, BLOCK), block(k.shape[1], BLOCK_KV)
+  q = padded(q * size**-0.5, block_q)
+  k, v, seen = (padded(x, block_kv) for x in (k, v, valid))
+  run = make(q.shape[2], q.shape[1], k.shape[1], block_q, block_kv, interpret)
+  ids = lambda seen: kernel.SegmentIds(jnp.ones(q.shape[1], jnp.int32), seen.astype(jnp.int32))
+  one = lambda q, k, v, seen: run(q, k, v, segment_ids=ids(seen))
+  heads_first = lambda x: jnp.swapaxes(x, 1, 2)
+  out = jax.vmap(one)(*map(heads_first, (q, k, v)), seen)
+  return heads_first(out)[:, :length]
+
+
+def make(heads: int, queries: int, keys: int, block_q: int, block_kv: int, interpret: bool):
+  """The kernel for static sizes.  Its fused backward keeps a dq for each block of keys."""
+  blocks = kernel.BlockSizes(
+    block_q=block_q,
+    block_kv=block_kv,
+    block_kv_compute=min(block_kv, BLOCK),
+    block_q_dkv=block_q,
+    block_kv_dkv=block_kv,
+    block_kv_dkv_compute=min(block_kv, BLOCK),
+    block_q_dq=block_q,
+    block_kv_dq=block_kv,
+  )
+  mask = masks.MultiHeadMask([masks.FullMask((queries, keys))] * heads)
+  build = functools.partial(kernel.make_splash_mha_single_device, block_sizes=blocks)
+  return build(mask, interpret=interpret)
+
+
+def block(length: int, most: int) -> int:
+  """A block for so many tokens, in whole lanes."""
+  return min(most, -(-length // LANES) * LANES)
+
+
+def padded(x: jax.Array, unit: int) -> jax.Array:
+  """[b s ...] with s rounded up to the unit, zeros after it."""
+  extra = -x.shape[1] % unit
+  return jnp.pad(x, [(0, 0), (0, extra)] + [(0, 0)] * (x.ndim - 2)) if extra else x
