@@ -28,6 +28,7 @@ CURATE = [
   'scenedetect-headless>=0.7.2',  # Plain scenedetect brings the OpenCV with windows.
 ]
 TFDS = ['tensorflow-datasets>=4.9.10']  # Without TensorFlow: it reads and describes, no more.
+TPU = ['libtpu>=0.0.51']  # On a machine without a TPU it compiles for one.
 TEST = [
   'pytest>=9',
   'ruff==0.17.5',  # Formats change between releases.
@@ -46,8 +47,8 @@ setuptools.setup(
   extras_require={
     'curate': CURATE,
     'tfds': TFDS,
-    'tpu': ['libtpu>=0.0.51'],
-    'test': TEST + CURATE + TFDS,
+    'tpu': TPU,
+    'test': TEST + CURATE + TFDS + TPU,
   },
   packages=setuptools.find_packages(
     include=['sr4', 'sr4.*', 'data_pipelines', 'data_pipelines.*', 'configs']

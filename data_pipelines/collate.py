@@ -1,8 +1,9 @@
 """Rows to one Clips.  Which fields there are depends on the bucket alone, never on its rows: every
 batch of a bucket is the same program on every host."""
 
-from collections.abc import Callable
+import dataclasses
 
+import jax
 import numpy as np
 
 from data_pipelines import tasks
@@ -13,73 +14,77 @@ from sr4.core.batch import References
 from sr4.core.batch import Size
 
 
+def shapes(rows: int, size: Size, named, text: tuple[int, int], channels: int) -> Clips:
+  """The Clips of so many rows of a bucket with these tasks, as shapes and dtypes.
+
+  Args:
+    text: (m, e) of the text encoder; channels: of the sound.
+  """
+  array = lambda shape, dtype: jax.ShapeDtypeStruct((rows, *shape), dtype)
+  some = lambda count, shape, dtype: array((count, *shape), dtype) if count else None
+  sides, masked = (size.height, size.width), [t for t in map(tasks.TASKS.get, named) if t.known]
+  picture, both = (*sides, 3), AV(array((), bool), array((), bool))
+  known = keyframes = None
+  if masked:
+    known = array((size.frames, *(sides if any(t.regions for t in masked) else (1, 1))), bool)
+  if size.keyframes:
+    high = tuple(side * size.keyframe_scale for side in sides)
+    keyframes = Keyframes(
+      array((size.keyframes, *high, 3), np.uint8), array((size.keyframes,), np.int32)
+    )
+  references = References(
+    some(size.reference_images, picture, np.uint8),
+    some(size.reference_images, (), bool),
+    some(size.reference_frames, picture, np.uint8),
+    some(size.reference_frames, (), bool),
+    some(size.reference_samples, (channels,), np.float32),
+    some(size.reference_samples, (), bool),
+  )
+  return Clips(
+    some(size.frames, picture, np.uint8),
+    some(size.samples, (channels,), np.float32),
+    known,
+    array(text, np.float32),
+    array(text[:1], bool),
+    both,
+    both if any(any(tasks.TASKS[name].clean) for name in named) else None,
+    keyframes,
+    references if jax.tree.leaves(references) else None,
+  )
+
+
 def collate(rows, size: Size, named, text, text_valid, channels: int) -> Clips:
   """Rows of a bucket with these tasks; what a row lacks is empty and marked so."""
-  sides = (size.height, size.width)
-  frames = samples = None
-  if size.frames:
-    frames = stack(rows, (size.frames, *sides, 3), np.uint8, lambda row: row.frames)
-  if size.samples:
-    samples = stack(rows, (size.samples, channels), np.float32, lambda row: row.samples)
-  has = lambda of: np.array([of(row) is not None for row in rows])
-  return Clips(
-    frames,
-    samples,
-    known(rows, size, named),
-    text,
-    text_valid,
-    AV(has(lambda row: row.frames), has(lambda row: row.samples)),
-    clean(rows, named),
-    keyframes(rows, size),
-    references(rows, size, channels),
+  there = lambda of: lambda row: None if of(row) is None else np.ones(len(of(row)), bool)
+  has = lambda of: lambda row: of(row) is not None
+  images, clip, sound = (lambda r: r.images), (lambda r: r.clip), (lambda r: r.sound)
+  of = Clips(
+    lambda r: r.frames,
+    lambda r: r.samples,
+    lambda r: r.known,
+    lambda r: None,
+    lambda r: None,
+    AV(has(lambda r: r.frames), has(lambda r: r.samples)),
+    AV(lambda r: r.clean.video, lambda r: r.clean.audio),
+    Keyframes(lambda r: r.keyframes, lambda r: r.at),
+    References(images, there(images), clip, there(clip), sound, there(sound)),
   )
+  like = shapes(len(rows), size, named, text.shape[1:], channels)
+  whole = lambda x: x is None  # A leaf: what the bucket has not.
+  made = jax.tree.map(lambda x, f: x and stack(rows, x, f), like, of, is_leaf=whole)
+  return dataclasses.replace(made, text=text, text_valid=text_valid)
 
 
-def known(rows, size: Size, named) -> np.ndarray | None:
-  masked = [tasks.TASKS[name] for name in named if tasks.TASKS[name].known]
-  if not masked:
-    return None
-  regions = any(task.regions for task in masked)
-  shape = (size.frames, *((size.height, size.width) if regions else (1, 1)))
-  return stack(rows, shape, bool, lambda row: row.known)
-
-
-def clean(rows, named) -> AV | None:
-  if not any(any(tasks.TASKS[name].clean) for name in named):
-    return None
-  return AV(*(np.array([row.clean[i] for row in rows]) for i in range(2)))
-
-
-def keyframes(rows, size: Size) -> Keyframes | None:
-  if not size.keyframes:
-    return None
-  height, width = size.height * size.keyframe_scale, size.width * size.keyframe_scale
-  return Keyframes(
-    stack(rows, (size.keyframes, height, width, 3), np.uint8, lambda row: row.keyframes),
-    stack(rows, (size.keyframes,), np.int32, lambda row: row.at),
-  )
-
-
-def references(rows, size: Size, channels: int) -> References | None:
-  picture, found = (size.height, size.width, 3), []
-  for slots, shape, dtype, of in (
-    (size.reference_images, picture, np.uint8, lambda row: row.images),
-    (size.reference_frames, picture, np.uint8, lambda row: row.clip),
-    (size.reference_samples, (channels,), np.float32, lambda row: row.sound),
-  ):
-    there = lambda row, of=of: None if of(row) is None else np.ones(len(of(row)), bool)
-    found.append(stack(rows, (slots, *shape), dtype, of) if slots else None)
-    found.append(stack(rows, (slots,), bool, there) if slots else None)
-  return None if all(x is None for x in found) else References(*found)
-
-
-def stack(rows, shape, dtype, of: Callable) -> np.ndarray:
-  """[b *shape], each row's array from the start on, zeros after it and where a row has none."""
-  out = np.empty((len(rows), *shape), dtype)
-  for place, row in zip(out, rows):
+def stack(rows, like: jax.ShapeDtypeStruct, of) -> np.ndarray:
+  """Each row's value from the start on, zeros after it and where a row has none."""
+  out = np.empty(like.shape, like.dtype)
+  for i, row in enumerate(rows):
     x = of(row)
+    if out.ndim == 1:
+      out[i] = x
+      continue
     length = 0 if x is None else len(x)
     if length:
-      place[:length] = x
-    place[length:] = 0
+      out[i, :length] = x
+    out[i, length:] = 0
   return out

@@ -10,6 +10,7 @@ VERBS = {
   'train': 'train a model: --config configs/world.py --workdir DIR',
   'sample': 'make clips with sound: --checkpoint DIR --prompt TEXT --out DIR',
   'evaluate': 'measure a model on SR4-World: --checkpoint DIR --out DIR',
+  'plan': 'what a stage takes on a TPU slice: --config FILE:STAGE --topology v5p:8x8x8',
   'report': 'one page about a run, to look at and pass on: --workdir DIR',
 }
 

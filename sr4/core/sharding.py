@@ -25,8 +25,8 @@ HEADS = P(DP, None, ('seq', 'tensor'), None)  # b s n k, inside attention: all t
 REPLICATED = P()
 
 
-def make_mesh(**sizes: int) -> jax.sharding.Mesh:
-  """A mesh over all devices; axes not named have size 1, `fsdp` takes what is left.
+def make_mesh(devices=None, **sizes: int) -> jax.sharding.Mesh:
+  """A mesh over these devices, or all; axes not named have size 1, `fsdp` takes what is left.
 
   Raises:
     UserError: an unknown axis, or sizes that do not divide the number of devices.
@@ -37,19 +37,19 @@ def make_mesh(**sizes: int) -> jax.sharding.Mesh:
   shape = {axis: 1 for axis in AXES} | {'fsdp': -1} | sizes
   if bad := {axis: n for axis, n in shape.items() if n < 1 and (axis, n) != ('fsdp', -1)}:
     raise errors.UserError(f'mesh {bad}: an axis has 1 device or more; only fsdp may be -1')
-  devices = jax.device_count()
+  devices = jax.devices() if devices is None else list(devices)
   named = math.prod(n for n in shape.values() if n > 0)
-  if devices % named:
+  if len(devices) % named:
     raise errors.UserError(
-      f'mesh {sizes} takes {named} devices at a time, which does not divide the {devices} there '
-      f'are; choose sizes whose product divides {devices}'
+      f'mesh {sizes} takes {named} devices at a time, which does not divide the '
+      f'{len(devices)} there are; choose sizes whose product divides {len(devices)}'
     )
   if shape['fsdp'] == -1:
-    shape['fsdp'] = devices // named
+    shape['fsdp'] = len(devices) // named
   return jax.make_mesh(
     tuple(shape.values()),
     AXES,
-    devices=jax.devices()[: math.prod(shape.values())],
+    devices=devices[: math.prod(shape.values())],
     axis_types=(jax.sharding.AxisType.Explicit,) * len(AXES),
   )
 

@@ -5,7 +5,9 @@ import dataclasses
 import jax
 
 from data_pipelines import buckets
+from data_pipelines import collate
 from data_pipelines import loader
+from data_pipelines import tasks
 from sr4.core import config as config_lib
 from sr4.models import system as system_lib
 
@@ -43,12 +45,23 @@ def make_held_out(config, system: system_lib.System, seed: int, root: str, batch
   return make_loader({'data': data}, system, seed, root=root, cycle=len(even) * batches)
 
 
-def check_rows(schedule, mesh, accumulate: int):
-  """ConfigError where a bucket's rows do not spread over the mesh."""
+def shapes(config, system: system_lib.System) -> dict:
+  """{bucket: (Size, Clips of shapes and dtypes)}: what a config's steps take, without its data."""
+  data, found = config_lib.build(loader.Config, config['data'], 'config.data'), {}
+  text, channels = system.text([''], [()])[0].shape[1:], system.codecs.audio.audio_channels
+  for name, b in sorted(data.buckets.items()):
+    size = system.size(**b.size())
+    named = b.tasks or (tasks.natural(size),)
+    found[name] = size, collate.shapes(b.rows, size, named, text, channels)
+  return found
+
+
+def check_rows(rows: dict[str, int], mesh, accumulate: int):
+  """ConfigError where a bucket's rows do not spread over the mesh.  rows: of each bucket."""
   unit = mesh.shape['data'] * mesh.shape['fsdp'] * accumulate
-  for b in schedule.buckets:
-    if b.rows % unit:
+  for name, count in rows.items():
+    if count % unit:
       raise config_lib.ConfigError(
-        f'config.data.buckets.{b.name}.rows={b.rows} must be a multiple of data x fsdp x '
-        f'accumulate = {unit}; use {-(-b.rows // unit) * unit}, or a smaller mesh'
+        f'config.data.buckets.{name}.rows={count} must be a multiple of data x fsdp x accumulate '
+        f'= {unit}; use {-(-count // unit) * unit}, or a smaller mesh'
       )

@@ -88,7 +88,7 @@ def run(config, workdir: str, progress: bool = True) -> state_lib.State:
   system, c = system_lib.build(config), Sections.of(config)
   mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
   load = data.make_loader(config, system, c.train.seed, os.path.join(workdir, 'dropped.jsonl'))
-  data.check_rows(load.schedule, mesh, c.step.accumulate)
+  data.check_rows({b.name: b.rows for b in load.schedule.buckets}, mesh, c.step.accumulate)
   say(load.table(system.tokens, c.train.steps, jax.device_count()))
   tx = optimizer.make(c.optimizer)
   init = lambda key: state_lib.init(system.model, tx, prng.named(key, 'init'))

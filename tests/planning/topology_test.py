@@ -1,0 +1,44 @@
+"""sr4/planning/topology.py: names of slices."""
+
+import pytest
+
+from sr4.planning import topology
+
+
+@pytest.mark.parametrize(
+  'name, text, chips, devices',
+  [
+    ('v5p:8x8x8', 'v5p:8x8x8', 512, 512),
+    ('v5p-1024', 'v5p:8x8x8', 512, 512),
+    ('v5p-16', 'v5p:2x2x2', 8, 8),
+    ('v5p-128', 'v5p:4x4x4', 64, 64),
+    ('v5p-32', 'v5p:2x2x4', 16, 16),
+    ('v4-4096', 'v4:8x16x16', 2048, 2048),
+    ('v5e-256', 'v5e:16x16', 256, 256),
+    ('v6e-8', 'v6e:2x4', 8, 8),
+    ('tpu7x:4x4x4', 'tpu7x:4x4x4', 64, 128),
+    ('tpu7x-64', 'tpu7x:2x4x4', 32, 64),
+    ('2*v5p:4x4x12', '2*v5p:4x4x12', 384, 384),
+  ],
+)
+def test_names(name, text, chips, devices):
+  found = topology.parse(name)
+  assert (str(found), found.chips, found.devices) == (text, chips, devices)
+
+
+@pytest.mark.parametrize(
+  'name, told',
+  [
+    ('v5p', 'GENERATION:CHIPS'),
+    ('v9:2x2', 'generations are v4'),
+    ('v5p:8x8', '3 dimensions'),
+    ('v5e:4x4x4', '2 dimensions'),
+    ('v5p-1025', '2 times a power of 2'),
+    ('v5p-24', '2 times a power of 2'),
+    ('0*v5p:2x2x2', '3 dimensions'),
+  ],
+)
+def test_no_such_slice(name, told):
+  with pytest.raises(topology.TopologyError) as error:
+    topology.parse(name)
+  assert told in str(error.value) and name in str(error.value)
