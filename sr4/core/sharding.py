@@ -8,6 +8,7 @@ import contextlib
 import math
 
 import jax
+from jax.experimental import mesh_utils
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
@@ -46,11 +47,31 @@ def make_mesh(devices=None, **sizes: int) -> jax.sharding.Mesh:
     )
   if shape['fsdp'] == -1:
     shape['fsdp'] = len(devices) // named
-  return jax.make_mesh(
-    tuple(shape.values()),
+  devices = devices[: math.prod(shape.values())]
+  return jax.sharding.Mesh(
+    placed(tuple(shape.values()), devices),
     AXES,
-    devices=devices[: math.prod(shape.values())],
     axis_types=(jax.sharding.AxisType.Explicit,) * len(AXES),
+  )
+
+
+def placed(shape: tuple[int, ...], devices):
+  """The devices as an array of this shape, neighbours in the mesh near each other in the slice.
+
+  Several slices lie along `data`, the only axis that may cross the network between them.
+  """
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if slices == 1:
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  if shape[0] % slices:
+    raise errors.UserError(
+      f'mesh.data={shape[0]} must be a multiple of the {slices} slices; all other axes stay in one'
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    (shape[0] // slices, *shape[1:]),
+    (slices, *(1 for _ in shape[1:])),
+    devices,
+    allow_split_physical_axes=True,
   )
 
 
