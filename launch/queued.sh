@@ -5,16 +5,13 @@ set -uo pipefail
 
 code=1
 for ((attempt = 0; attempt <= RESTARTS; attempt++)); do
-  before=$code
   docker run --rm --name "$NAME" --net=host --privileged --shm-size=16g \
     --stop-timeout "$GRACE" --user "$USER_ID" ${MOUNT:+--volume "$MOUNT:$MOUNT"} \
     ${MOUNT:+--env "SR4_CACHE=$MOUNT/.cache/sr4"} --env "SR4_TPU=$GENERATION" \
     --entrypoint "${COMMAND[0]}" "$IMAGE" "${COMMAND[@]:1}"
   code=$?
   echo "$NAME: exit code $code, attempt $attempt of $RESTARTS"
-  # What entrypoint.sh says of its codes.  But 0 may be the save of a host that was not asked to
-  # stop, while another was, and that one starts again: a 0 is believed when it comes twice.
-  ((code == 42 || code >= 127 || (code == 0 && before))) || exit "$code"
+  ((code == 42 || code >= 127)) || exit "$code" # What entrypoint.sh says of its codes.
   sleep "${PAUSE:-10}"
 done
 exit "$code"

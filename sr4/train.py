@@ -3,8 +3,8 @@
   sr4 train --config configs/world.py:demo --workdir out/demo --config.train.steps=2000
 
 The workdir gets checkpoints/, metrics.jsonl, goodput.jsonl, tensorboard/, previews/ and profiles/.
-SIGTERM saves and exits 0; the same command goes on from there, on as many hosts as there are then
-(sr4/core/pod.py says how they find each other).  SIGUSR1 traces the next steps.
+SIGTERM saves and exits 0, or 42 on all hosts of a pod; the same command goes on from there, on as
+many hosts as there are then (sr4/core/pod.py says how they find each other).  SIGUSR1 traces the next steps.
 """
 
 import sys
@@ -40,7 +40,9 @@ def main(args):
     from sr4.training import loop
 
     os.makedirs(args.workdir, exist_ok=True)
-    loop.run(loaded, args.workdir, began=began)
+    _, code = loop.run(loaded, args.workdir, began=began)
+  if code:
+    raise SystemExit(code)
 
 
 if __name__ == '__main__':

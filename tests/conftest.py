@@ -6,11 +6,14 @@ import shutil
 import tempfile
 
 # Before jax is imported, by anyone.  Programs here run a few times: compiling them is what costs.
-FLAGS = {'--xla_force_host_platform_device_count': 8, '--xla_backend_optimization_level': 0}
+FLAGS = {
+  '--xla_force_host_platform_device_count': 8,
+  '--xla_backend_optimization_level': 0,
+  '--xla_cpu_use_fusion_emitters': 'false',
+}
 given = os.environ.get('XLA_FLAGS', '')
-os.environ['XLA_FLAGS'] = ' '.join(
-  [given, *(f'{flag}={value}' for flag, value in FLAGS.items() if flag not in given)]
-)
+added = [f'{flag}={value}' for flag, value in FLAGS.items() if flag not in given]
+os.environ['XLA_FLAGS'] = ' '.join([given, *added])
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # Shared with the processes that tests start.
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='sr4-test-')
@@ -22,6 +25,10 @@ import numpy as np
 import pytest
 
 from sr4.core import sharding
+
+jax.devices()  # The flags are read now, and once.
+# The TPU compiler, which tests load later, ends a process over a flag that it does not know.
+os.environ['XLA_FLAGS'] = ' '.join(flag for flag in [given, *added] if 'emitters' not in flag)
 
 
 @pytest.fixture(scope='module', autouse=True)

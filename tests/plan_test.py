@@ -1,6 +1,10 @@
-"""`sr4 plan`: the TPU compiler's answer, on a machine without one."""
+"""`sr4 plan`: the TPU compiler's answer, on a machine without one.
+
+To accept other collectives: LAYOUTS=write python -m pytest tests/plan_test.py, and read the diff.
+"""
 
 import json
+import os
 import pathlib
 
 import pytest
@@ -8,6 +12,7 @@ import pytest
 from tests import small_run
 
 STAGES = pathlib.Path(__file__).parents[1] / 'configs' / 'skyreels_v4.py'
+COLLECTIVES = pathlib.Path(__file__).parent / 'models' / 'layouts' / 'collectives.txt'
 
 
 def plan(*arguments):
@@ -19,8 +24,8 @@ def test_a_toy_stage_fits(tmp_path):
   page, html = tmp_path / 'plan.json', tmp_path / 'plan.html'
   out = small_run.finish(
     plan(
-      *('--config', f'{STAGES}:video4,debug,world', '--topology', 'v5e:2x2', '--json', page),
-      *('--html', html, '--chip_hour_usd', '2', '--bucket', 'clips-17x16x16'),
+      *('--config', f'{STAGES}:joint,debug,world', '--topology', 'v5e:2x2', '--json', page),
+      *('--html', html, '--chip_hour_usd', '2', '--bucket', 'clips-17x16x32'),
       *(
         '--config.mesh.seq=2',
         '--config.model.dual_layers=1',
@@ -38,12 +43,11 @@ def test_a_toy_stage_fits(tmp_path):
   parts = [gib[part] for part in ('parameters', 'optimizer', 'batch', 'temporaries')]
   assert row['fits'] and gib['total'] == pytest.approx(sum(parts) + gib['activations'])
   assert min(parts) > 0 and gib['total'] < gib['capacity'] == 15.75
-  assert row['name'] == 'clips-17x16x16' and row['name'] in out
+  assert row['name'] == 'clips-17x16x32' and row['name'] in out
   # Each layer is computed again; its kept inputs and the tokens' padding are not the model's.
   assert row['recompute'] == row['flops']['compiled'] / row['flops']['model']
   assert 1 < row['recompute'] < 1.6
-  axes = {c['axes'] for c in row['collectives']}
-  assert any('fsdp' in name for name in axes) and any('seq' in name for name in axes)
+  assert written(row['collectives']) == COLLECTIVES.read_text()
   best, worst = row['step_range']
   assert 0 < best < row['step_seconds'] < worst and 0 < row['mfu'] < 1
   assert sum(row['seconds'].values()) == pytest.approx(row['step_seconds'])
@@ -51,6 +55,18 @@ def test_a_toy_stage_fits(tmp_path):
   hours = row['steps'] * row['step_seconds'] / 3600
   assert (row['days'], row['usd']) == pytest.approx((hours / 24, hours * 4 * 2))
   assert html.read_text().startswith('<!doctype html>') and row['name'] in html.read_text()
+
+
+def written(collectives: list[dict]) -> str:
+  """A table of them; of the compiled step of a joint clip on 4 chips, fsdp 2 and seq 2."""
+  rows = [
+    f'{row["kind"]:<20} {row["axes"]:<12} {row["count"]:>4} {row["gib"] * 1024:>9.4f} MiB'
+    for row in collectives
+  ]
+  found = '\n'.join([*sorted(rows), ''])
+  if os.environ.get('LAYOUTS') == 'write':
+    COLLECTIVES.write_text(found)
+  return found
 
 
 def test_what_does_not_fit_says_by_how_much_and_what_was_tried(tmp_path):

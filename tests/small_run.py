@@ -66,7 +66,10 @@ def write_config(path: pathlib.Path, run: ml_collections.ConfigDict):
 
 def start(verb: str, *arguments) -> subprocess.Popen:
   """`sr4 VERB` in a process of its own, on one device."""
-  env = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  flags = '--xla_backend_optimization_level=0'
+  if verb not in ('plan', 'sweep'):  # The TPU compiler ends a process over a flag of the CPU's.
+    flags += ' --xla_cpu_use_fusion_emitters=false'
+  env = os.environ | {'XLA_FLAGS': flags}
   return subprocess.Popen(
     [sys.executable, '-m', 'sr4', verb, *map(str, arguments)],
     env=env,

@@ -51,8 +51,11 @@ REPLICATED = P()
 
 
 def make_mesh(devices=None, **sizes: int) -> jax.sharding.Mesh:
-  """A mesh over these devices, or all; axes not named have size 1, `fsdp` takes what is left.
+  """A mesh over these devices, or all.
 
+  Args:
+    sizes: devices along each axis, 1 where it is not named; one of `data` and `fsdp` may be -1 and
+      takes what is left, `fsdp` where neither is named.
   Raises:
     UserError: an unknown axis, or sizes that do not divide the number of devices.
   """
@@ -60,8 +63,11 @@ def make_mesh(devices=None, **sizes: int) -> jax.sharding.Mesh:
   if unknown:
     raise errors.UserError(f'mesh axes {sorted(unknown)} are not among {AXES}')
   shape = {axis: 1 for axis in AXES} | {'fsdp': -1} | sizes
-  if bad := {axis: n for axis, n in shape.items() if n < 1 and (axis, n) != ('fsdp', -1)}:
-    raise errors.UserError(f'mesh {bad}: an axis has 1 device or more; only fsdp may be -1')
+  rest = [axis for axis in DP if shape[axis] == -1]
+  if bad := {axis: n for axis, n in shape.items() if n < 1 and axis not in rest}:
+    raise errors.UserError(f'mesh {bad}: an axis has 1 device or more; data or fsdp may be -1')
+  if len(rest) > 1:
+    raise errors.UserError('mesh: data and fsdp are both -1; give one of them a size')
   devices = jax.devices() if devices is None else list(devices)
   named = math.prod(n for n in shape.values() if n > 0)
   if len(devices) % named:
@@ -69,8 +75,8 @@ def make_mesh(devices=None, **sizes: int) -> jax.sharding.Mesh:
       f'mesh {sizes} takes {named} devices at a time, which does not divide the '
       f'{len(devices)} there are; choose sizes whose product divides {len(devices)}'
     )
-  if shape['fsdp'] == -1:
-    shape['fsdp'] = len(devices) // named
+  for axis in rest:
+    shape[axis] = len(devices) // named
   devices = devices[: math.prod(shape.values())]
   return jax.sharding.Mesh(
     placed(tuple(shape.values()), devices),

@@ -30,10 +30,9 @@ class DropConfig:
 
 def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
   """Clips of this size as a training batch; rows that lack a modality weigh nothing in its loss."""
-  frames = None if clips.frames is None else segments.pixels(clips.frames)
-  key, at = None, None
+  frames, key, at = clips.frames, None, None
   if size.keyframes:
-    key, at = segments.pixels(clips.keyframes.frames), clips.keyframes.at
+    key, at = clips.keyframes.frames, clips.keyframes.at
   cond = condition(
     codecs,
     size,
@@ -95,8 +94,9 @@ def condition(
     patch: (pt, ph, pw) of the video branch.
     text, text_valid: [b m e], [b m] of the text encoder.
     present: AV of bool [b].
-    frames, known: float [b T H W 3] in [-1, 1] and bool [b T H W] or [b T 1 1]: what is given.
-    keyframes, at: float [b k H*scale W*scale 3] and int [b k], where the Size has keyframes.
+    frames, known: [b T H W 3], uint8 or float in [-1, 1], and bool [b T H W] or [b T 1 1]: what is
+      given.
+    keyframes, at: as frames, [b k H*scale W*scale 3], and int [b k], where the Size has keyframes.
     references: where the Size has slots for them.
   """
   rows = text.shape[0]

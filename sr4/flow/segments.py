@@ -46,7 +46,7 @@ def video(codec, size: Size, patch, rows: int, frames=None, known=None) -> Segme
   """The clip: I and M of Eq. 7, all unknown where `known` is None.
 
   Args:
-    frames, known: float [b T H W 3] in [-1, 1], and bool [b T H W] or [b T 1 1].
+    frames: uint8, or float in [-1, 1], [b T H W 3]; known: bool [b T H W] or [b T 1 1].
   """
   if known is None:
     latent, mask = unknown(codec, size.frames, size.height, size.width, rows)
@@ -64,7 +64,7 @@ def keyframes(codec, size: Size, patch, at, frames=None, known=None) -> Segment:
   `keyframe_scale`-th of a low-resolution patch apart.
 
   Args:
-    at: int [b k], which frames of the clip; frames: float [b k H*scale W*scale 3].
+    at: int [b k], which frames of the clip; frames: as a clip's, [b k H*scale W*scale 3].
     known: of the clip, bool [b T H W] or [b T 1 1]; None: nothing is.
   """
   (rows, count), scale = at.shape, size.keyframe_scale
@@ -96,10 +96,10 @@ def references(codecs: AV, size: Size, patch, given: References | None) -> AV:
   parts, valid = [], []
   if size.reference_images:
     encode = lambda f: each_frame(codecs.video.encode, f)
-    parts.append(on_rows(encode)(pixels(given.images)))
+    parts.append(on_rows(encode)(given.images))
     valid.append(given.images_valid)
   if size.reference_frames:
-    parts.append(on_rows(codecs.video.encode)(pixels(given.frames)))
+    parts.append(on_rows(codecs.video.encode)(given.frames))
     valid.append(latents_of(given.frames_valid, codecs.video.time_factor))
   if parts:
     latents, seen = jnp.concatenate(parts, 1), jnp.concatenate(valid, 1)
@@ -141,7 +141,7 @@ def unknown(codec, frames: int, height: int, width: int, rows: int):
 
 
 def reveal(codec, frames, known):
-  """(I, M) of Eq. 7 from frames [b T H W 3] in [-1, 1] and the mask of what is given of them.
+  """(I, M) of Eq. 7 from frames [b T H W 3] and the mask of what is given of them.
 
   I is the encoding of the frames with all that is hidden painted black: the latents of the clip
   itself would tell of it around the mask, and in the last latent, which spans four frames.  Where
@@ -151,7 +151,8 @@ def reveal(codec, frames, known):
   black = codec.black(*frames.shape[1:4])
 
   def encode(frames, known):
-    latent = codec.encode(jnp.where(known[..., None], frames, BLACK))
+    hidden = jnp.asarray(0 if frames.dtype == jnp.uint8 else BLACK, frames.dtype)
+    latent = codec.encode(jnp.where(known[..., None], frames, hidden))
     mask = known_share(known, latent.shape[1:4], codec.time_factor)
     return jnp.concatenate([jnp.where(mask > 0, latent, black), mask], -1)
 
@@ -200,11 +201,6 @@ def everywhere(positions: jax.Array) -> jax.Array:
   return over_rows(jnp.ones(positions.shape[1], bool), positions.shape[0])
 
 
-def pixels(frames: jax.Array) -> jax.Array:
-  """uint8 -> [-1, 1]."""
-  return frames.astype(jnp.float32) / 127.5 - 1
-
-
 def to_uint8(frames: jax.Array) -> jax.Array:
-  """The inverse of `pixels`, rounded and clipped."""
+  """[-1, 1] -> uint8, rounded and clipped: what codecs read as the same pixels."""
   return jnp.clip(jnp.round((frames + 1) * 127.5), 0, 255).astype(jnp.uint8)

@@ -99,7 +99,7 @@ class CrossAttention(nnx.Module):
     q, k = self.q_norm(q), self.k_norm(k)
     if angles is not None:
       q, k = rope.rotate(q, angles[0]), rope.rotate(k, angles[1])
-    (o,) = attention.attend((q,), (k,), (v,), (valid,), self.blocks)
+    (o,) = attention.attend((q,), (k,), (v,), (valid,), self.blocks, kept=False)
     out = self.out(o, sharding.of(x))
     # The output bias too is silent where there is nothing to read.
     return jnp.where(jnp.any(valid, -1)[:, None, None], out, 0)

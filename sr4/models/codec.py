@@ -114,14 +114,21 @@ class DctVideo:
     if frames.ndim != 5 or frames.shape[-1] != 3:
       raise ValueError(f'frames are {frames.shape}; they must be [b T H W 3].')
     self.latent_shape(*frames.shape[1:4])  # Raises where they do not divide.
-    p, s = self.time_factor, self.space_factor
-    x = frames / 127.5 - 1 if frames.dtype == jnp.uint8 else frames
-    x = x.astype(jnp.float32) - self.config.mean
-    x = jnp.concatenate([jnp.repeat(x[:, :1], p - 1, axis=1), x], axis=1)
-    for axis, size in ((1, p), (3, s), (5, s)):  # [b t p h s w s 3]
-      x = _split(x, axis, size)
     analysis, _ = _dct_weights(self.config)
-    return _einsum('btihjwkr,ijkrc->bthwc', x, analysis)
+    p, s = self.time_factor, self.space_factor
+
+    def group(i):
+      """Latent i, of frames 4i - 3 .. 4i; the first frame stands for those before it."""
+      x = jnp.take(frames, jnp.maximum(p * i + jnp.arange(1 - p, 1), 0), axis=1)
+      x = x / 127.5 - 1 if x.dtype == jnp.uint8 else x
+      x = x.astype(jnp.float32) - self.config.mean
+      for axis in (2, 4):  # [b p h s w s 3]
+        x = _split(x, axis, s)
+      return _einsum('bihjwkr,ijkrc->bhwc', x, analysis)
+
+    # One after another: in float the pixels of a long clip are larger than the model.
+    latents = jax.lax.map(group, jnp.arange(1 + (frames.shape[1] - 1) // p))
+    return jnp.moveaxis(latents, 0, 1)
 
   def decode(self, latents: jax.Array) -> jax.Array:
     if latents.ndim != 5 or latents.shape[-1] != self.channels:

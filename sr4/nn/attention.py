@@ -22,7 +22,7 @@ from sr4.core.sharding import P
 from sr4.nn.kernels import splash
 
 
-def local(q, k, v, valid, blocks=splash.Blocks()) -> jax.Array:
+def local(q, k, v, valid, blocks=splash.Blocks(), kept=True) -> jax.Array:
   """softmax(q k^T / sqrt(k)) v over the valid keys; zero where a row has none.
 
   A kernel that never holds the logits does it where there is one for the platform and the sizes.
@@ -39,18 +39,21 @@ def local(q, k, v, valid, blocks=splash.Blocks()) -> jax.Array:
   return jnp.where(jnp.any(valid, -1)[:, None, None, None], out, 0)
 
 
-def plain(q, k, v, valid):
+def plain(q, k, v, valid, kept=True):
   out = jax.nn.dot_product_attention(q, k, v, mask=valid[:, None, None, :])
-  return checkpoint_name(out, splash.SAVED)
+  return checkpoint_name(out, splash.SAVED) if kept else out
 
 
-def attend(queries, keys, values, valid, blocks=splash.Blocks()) -> tuple[jax.Array, ...]:
+def attend(
+  queries, keys, values, valid, blocks=splash.Blocks(), kept=True
+) -> tuple[jax.Array, ...]:
   """Joint attention of several token streams (Eq. 2), each in the layout that it comes in.
 
   Args:
     queries: streams of [b s_i n k]; keys, values: streams of [b r_j n k]; valid: bool [b r_j] each.
       Layouts: `heads` of sharding.LONG, the first of them if any, and of sharding.short.
     blocks: of the kernel, where there is one.
+    kept: name the results, so that a policy may keep them for the backward pass.
   Returns:
     One [b s_i n k] per stream of queries.
   """
@@ -69,7 +72,7 @@ def attend(queries, keys, values, valid, blocks=splash.Blocks()) -> tuple[jax.Ar
   else:
     way, valid = read_long, tuple(jax.reshard(x, P(sharding.DP, 'seq')) for x in valid)
   # Kernels do not say over which axes their results vary, so nobody checks it.
-  way = functools.partial(way, functools.partial(local, blocks=blocks))
+  way = functools.partial(way, functools.partial(local, blocks=blocks, kept=kept))
   return jax.shard_map(way, out_specs=specs, check_vma=False)(queries, keys, values, valid)
 
 
@@ -108,7 +111,7 @@ def read_long(attend, queries, keys, values, valid):
     meet = lambda x: jax.lax.psum_scatter(x, 'seq', scatter_dimension=2, tiled=True)
     parts, totals = meet(parts), meet(totals)
   out = parts / jnp.where(totals > 0, totals, 1)
-  return (checkpoint_name(out.astype(v.dtype), splash.SAVED),)
+  return (out.astype(v.dtype),)
 
 
 def exchange(long: tuple[bool, ...], attend, queries, keys, values, valid):

@@ -42,7 +42,7 @@ class Diverged(errors.UserError):
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each axis; fsdp = -1 takes what is left."""
+  """Devices along each axis; data or fsdp = -1 takes what is left."""
 
   data: int = 1
   fsdp: int = -1
@@ -100,11 +100,15 @@ class Sections:
     return config_lib.build(cls, given)
 
 
-def run(config, workdir: str, progress: bool = True, began: float | None = None) -> state_lib.State:
+def run(
+  config, workdir: str, progress: bool = True, began: float | None = None
+) -> tuple[state_lib.State, int]:
   """Trains what the config describes, from where the workdir left off, to its end or SIGTERM.
 
   Args:
     began: when the process did, in seconds since 1970; what it did since is accounted for, too.
+  Returns:
+    (the last state, the exit code: pod.RESTART where a pod was asked to stop before its end).
   """
   began = began or time.time()
   system, c = system_lib.build(config), Sections.of(config)
@@ -139,7 +143,7 @@ def run(config, workdir: str, progress: bool = True, began: float | None = None)
   say(f'step {int(state.step)} of {c.train.steps} is saved in {saves.directory}')
   if jax.process_index() == 0:
     say(goodput.of(workdir).table())
-  return state
+  return state, 0 if int(state.step) >= c.train.steps else stop.code()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +237,7 @@ def train(c: Sections, ready: Ready, workdir, progress, stop, trace, log, saves)
       row = metrics.push(done, measured, ready.works[bucket], waited.seconds, ready.names[bucket])
       check(row, c.step)
       if c.train.max_seconds and time.monotonic() - begun > c.train.max_seconds:
-        stop.ask()
+        stop.time_is_up()
       last = stop.reached(done) or done == c.train.steps
       if last or done % c.train.save_every == 0:
         with aside('checkpoint_save'):

@@ -16,7 +16,7 @@ class Preemption:
   """
 
   def __init__(self):
-    self.asked = False
+    self.asked = self.clock = False
 
   def __enter__(self):
     ours = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
@@ -37,9 +37,23 @@ class Preemption:
       os.kill(os.getpid(), signal.SIGTERM)
     self.asked = True
 
+  def time_is_up(self):
+    """Asks for an end that nobody is to undo by a restart."""
+    self.clock = True
+    self.ask()
+
   def reached(self, step: int) -> bool:
     """Should this step be the last?  In a pod all hosts agree on it, whoever was asked."""
     pod.at_step(step)
     if jax.process_count() > 1:
       return multihost_utils.reached_preemption_sync_point(step)
     return self.asked
+
+  def code(self) -> int:
+    """Of a process that stopped before its last step: in a pod, pod.RESTART on every host.
+
+    A process alone leaves it to whoever asked it (launch/entrypoint.sh).  All hosts call this.
+    """
+    if jax.process_count() == 1 or 'clock' in pod.gather('clock' if self.clock else ''):
+      return 0
+    return pod.RESTART

@@ -90,7 +90,9 @@ with pod.joined():
       print('step', step, flush=True)
       time.sleep(0.02 * (1 + jax.process_index()))
       if step == 40 and jax.process_index() and sys.argv[1] == 'late':
-        stop.ask()
+        stop.time_is_up()
+    code = stop.code()
+sys.exit(code)
 """
 
 
@@ -107,8 +109,8 @@ def test_asked_on_one_host_all_stop_at_one_step(tmp_path):
       if name != 'late':
         hosts.until(lambda hosts=hosts: all('step 9' in log.read_text() for log in hosts.logs))
         hosts.kill(1, signal.Signals[name])
-    for hosts in asked:
-      assert hosts.codes(60) == [0, 0]
+    for name, hosts in zip(names, asked):
+      assert hosts.codes(60) == [0 if name == 'late' else pod.RESTART] * 2
       assert hosts.said(0).split()[-1] == hosts.said(1).split()[-1]
 
 

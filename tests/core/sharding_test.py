@@ -18,9 +18,11 @@ from sr4.core.sharding import P
     ({'data': 2, 'fsdp': -1, 'seq': 2, 'tensor': 2}, (2, 1, 2, 2)),
     ({'fsdp': 1}, (1, 1, 1, 1)),
     ({'fsdp': 2, 'seq': 2}, (1, 2, 2, 1)),
+    ({'data': -1, 'fsdp': 2, 'seq': 2}, (2, 2, 2, 1)),
+    ({'data': -1, 'fsdp': 8}, (1, 8, 1, 1)),
   ],
 )
-def test_fsdp_takes_what_is_left(sizes, shape):
+def test_one_axis_takes_what_is_left(sizes, shape):
   mesh = sharding.make_mesh(**sizes)
   assert tuple(mesh.shape.items()) == tuple(zip(sharding.AXES, shape))
   assert set(mesh.axis_types) == {jax.sharding.AxisType.Explicit}
@@ -34,6 +36,7 @@ def test_fsdp_takes_what_is_left(sizes, shape):
     ({'tensor': 3}, ("'tensor': 3", '3 devices', 'does not divide', '8')),
     ({'fsdp': 2, 'tensor': 3}, ('6 devices', 'does not divide', '8', 'fsdp')),
     ({'tensor': 16}, ('16 devices', '8')),
+    ({'data': -1}, ('data', 'fsdp', 'both -1')),
   ],
 )
 def test_mesh_errors_say_sizes_and_devices(sizes, words):

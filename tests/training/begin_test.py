@@ -56,8 +56,8 @@ def _averages(home):
 
 def test_what_matches_comes_from_the_other_run_and_the_rest_is_new(home):
   init = dict(first=dict(checkpoints='../first/checkpoints', names=r'^video\.|\.video\.'))
-  state = loop.run(_config(home, **init), str(home / 'second'), progress=False)
-  fresh = loop.run(_config(home), str(home / 'third'), progress=False)
+  state, _ = loop.run(_config(home, **init), str(home / 'second'), progress=False)
+  fresh, _ = loop.run(_config(home), str(home / 'third'), progress=False)
   old, new = tree.to_flat(state.model), tree.to_flat(fresh.model)
   for name, average in _averages(home).items():
     theirs = name.startswith('video.') or '.video.' in name
@@ -98,6 +98,6 @@ def test_a_run_goes_on_with_other_data_in_a_new_phase(home):
   with pytest.raises(checkpoint.CheckpointError, match=r'config\.data\.phase=1'):
     loop.run(config, str(workdir), progress=False)
   config.data.phase = 1
-  state = loop.run(config, str(workdir), progress=False)
+  state, _ = loop.run(config, str(workdir), progress=False)
   _, page = checkpoint.page(str(workdir / 'checkpoints'))
   assert int(state.step) == 4 and page['data']['phase'] == 1 and page['data']['start'] == 2

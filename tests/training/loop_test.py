@@ -141,7 +141,8 @@ def test_a_flipped_byte_is_found(home, uninterrupted):
       loop.run(config, str(home / 'straight'), progress=False)
   finally:
     largest.write_bytes(undamaged)
-  assert int(loop.run(config, str(home / 'straight'), progress=False).step) == STEPS
+  state, code = loop.run(config, str(home / 'straight'), progress=False)
+  assert int(state.step) == STEPS and code == 0
 
 
 def test_a_run_that_only_skips_stops(home, tmp_path):

@@ -43,12 +43,13 @@ def fits(q: jax.Array, k: jax.Array) -> bool:
   return q.shape[-1] % LANES == 0 and k.shape[1] >= BLOCK
 
 
-def attend(q, k, v, valid, blocks: Blocks = Blocks(), interpret=False) -> jax.Array:
+def attend(q, k, v, valid, blocks: Blocks = Blocks(), interpret=False, kept=True) -> jax.Array:
   """softmax(q k^T / sqrt(k)) v over the valid keys; what a row without any gets is not defined.
 
   Args:
     q: [b s n k]; k, v: [b r n k]; valid: bool [b r].
     interpret: run the kernel's program on the CPU, for tests.
+    kept: name the results SAVED.
   """
   length, size = q.shape[1], q.shape[-1]
   q_block = block(length, blocks.queries)
@@ -56,7 +57,7 @@ def attend(q, k, v, valid, blocks: Blocks = Blocks(), interpret=False) -> jax.Ar
   backward = min(blocks.backward, -(-k.shape[1] // kv_block) * kv_block)
   q = padded(q * size**-0.5, q_block)
   k, v, seen = (padded(x, math.lcm(kv_block, backward or 1)) for x in (k, v, valid))
-  run = make(q.shape[2], q.shape[1], k.shape[1], q_block, kv_block, backward, interpret)
+  run = make(q.shape[2], q.shape[1], k.shape[1], q_block, kv_block, backward, interpret, kept)
   ids = lambda seen: kernel.SegmentIds(jnp.ones(q.shape[1], jnp.int32), seen.astype(jnp.int32))
   one = lambda q, k, v, seen: run(q, k, v, segment_ids=ids(seen))
   heads_first = lambda x: jnp.swapaxes(x, 1, 2)
@@ -64,7 +65,7 @@ def attend(q, k, v, valid, blocks: Blocks = Blocks(), interpret=False) -> jax.Ar
   return heads_first(out)[:, :length]
 
 
-def make(heads, queries, keys, q_block, kv_block, backward, interpret):
+def make(heads, queries, keys, q_block, kv_block, backward, interpret, kept):
   """The kernel for static sizes."""
   two = dict(block_q_dq=q_block, block_kv_dq=kv_block)
   blocks = kernel.BlockSizes(
@@ -78,10 +79,12 @@ def make(heads, queries, keys, q_block, kv_block, backward, interpret):
     **({} if backward else two),
   )
   mask = masks.MultiHeadMask([masks.FullMask((queries, keys))] * heads)
-  build = functools.partial(
-    kernel.make_splash_mha_single_device, block_sizes=blocks, residual_checkpoint_name=SAVED
+  return kernel.make_splash_mha_single_device(
+    mask,
+    block_sizes=blocks,
+    residual_checkpoint_name=SAVED if kept else None,
+    interpret=interpret,
   )
-  return build(mask, interpret=interpret)
 
 
 def block(length: int, most: int) -> int:
