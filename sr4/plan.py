@@ -33,6 +33,12 @@ def arguments(parser):
     metavar='N',
     help='compile at most so many changes in search of one that makes a bucket fit (4)',
   )
+  parser.add_argument(
+    '--whole',
+    action='store_true',
+    help="compile to machine code, ten times as long: for the compiler's own estimates of cycles "
+    'in the times, the size of the code in the memory, and kernels that it refuses only then',
+  )
   parser.add_argument('--chip_hour_usd', type=float, help='instead of the list price')
 
 
@@ -45,6 +51,7 @@ def main(args):
   from sr4.core import config as config_lib
   from sr4.core import errors
   from sr4.core import files
+  from sr4.core import flags
   from sr4.core import sharding
   from sr4.models import system as system_lib
   from sr4.planning import asking
@@ -59,7 +66,9 @@ def main(args):
 
   topology = topology_lib.parse(args.topology)
   config = config_lib.load(args.config, args.overrides)
-  options = read_flags(args.flags, topology.generation)
+  options = flags.of(topology.generation, {})
+  if args.flags is not None:
+    options = flags.read(args.flags) if args.flags else {}
   system, c = system_lib.build(config), loop.Sections.of(config)
   buckets = data.shapes(config, system)
   if unknown := sorted(set(args.bucket) - set(buckets)):
@@ -71,27 +80,25 @@ def main(args):
   shape, steps, rows, refused = dict(mesh.shape), cost.steps(config), [], {}
   print(f'{topology}: {topology.chips} chips, mesh {shape}; GiB of a device, model of a step:')
   print(HEAD)
-  with asking.process() as elsewhere:
-    for name in asked:
+  for name in asked:
 
-      def planned(overrides=(), topology=topology, name=name) -> dict:
-        given = (*args.overrides, *overrides)
-        where = str(topology), name, options, elsewhere.folder
-        return elsewhere(asking.plan, args.config, given, *where)
+    def planned(overrides=(), topology=topology, name=name) -> dict:
+      given = (*args.overrides, *overrides)
+      return asking.plan(args.config, given, str(topology), name, options, args.whole)
 
-      try:
-        row = {'name': name} | planned()
-      except compiling.DoesNotCompile as error:
-        refused[name] = str(error)
-        print(f'{name:<24} {error}', flush=True)
-        continue
-      row |= cost.volume(row, steps[name], topology.chips, price)
-      print(line(row), flush=True)
-      if not row['fits'] and args.nearest:
-        remat, tries = system.config.remat, args.nearest
-        row['nearest'] = nearest.find(planned, config, c, remat, name, topology, tries)
-        print(page_lib.advice(row['nearest']), flush=True)
-      rows.append(row)
+    try:
+      row = {'name': name} | planned()
+    except compiling.DoesNotCompile as error:
+      refused[name] = str(error)
+      print(f'{name:<24} {error}', flush=True)
+      continue
+    row |= cost.volume(row, steps[name], topology.chips, price)
+    print(line(row), flush=True)
+    if not row['fits'] and args.nearest:
+      remat, tries = system.config.remat, args.nearest
+      row['nearest'] = nearest.find(planned, config, c, remat, name, topology, tries)
+      print(page_lib.advice(row['nearest']), flush=True)
+    rows.append(row)
   told = {
     'config': ' '.join([args.config, *(f'--config.{o}' for o in args.overrides)]),
     'topology': str(topology),
@@ -111,28 +118,6 @@ def main(args):
     files.save(args.html, page_lib.page(told).encode())
   if refused or not all(row['fits'] for row in rows):
     raise SystemExit(1)
-
-
-def read_flags(path: str | None, generation: str) -> dict[str, str]:
-  """{name: value} of a file of flags; the repository's own, if any, where none is named."""
-  import pathlib
-
-  from sr4.core import errors
-
-  if path is None:
-    own = pathlib.Path(__file__).parents[1] / 'launch' / 'flags' / f'{generation}.txt'
-    path = own if own.exists() else ''
-  if not path:
-    return {}
-  lines = [line.strip() for line in pathlib.Path(path).read_text().splitlines()]
-  found = {}
-  for line in lines:
-    if line and not line.startswith('#'):
-      name, equal, value = line.removeprefix('--').partition('=')
-      if not line.startswith('--') or not equal:
-        raise errors.UserError(f'{path}: {line!r} must read --NAME=VALUE')
-      found[name] = value
-  return found
 
 
 HEAD = (

@@ -4,7 +4,8 @@
 
 The workdir gets checkpoints/, metrics.jsonl, goodput.jsonl, tensorboard/, previews/ and profiles/.
 SIGTERM saves and exits 0, or 42 on all hosts of a pod; the same command goes on from there, on as
-many hosts as there are then (sr4/core/pod.py says how they find each other).  SIGUSR1 traces the next steps.
+many hosts as there are then (sr4/core/pod.py says how they find each other).  SIGUSR1 traces the
+next steps.
 """
 
 import sys

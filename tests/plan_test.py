@@ -85,9 +85,9 @@ def test_what_does_not_fit_says_by_how_much_and_what_was_tried(tmp_path):
   assert gib['activations'] > gib['temporaries']  # The logits of all layers.
   assert ' NO ' in out and 'Traceback' not in out
   (tried,) = row['nearest']['tried']
-  assert tried['change'] == '--config.model.remat=attention' and not row['nearest']['fits']
+  assert tried['change'] == '--config.model.remat=results' and not row['nearest']['fits']
   assert gib['capacity'] < tried['total'] < gib['total'] / 2
-  assert f'remat=attention: {tried["total"]:.2f} GiB' in out
+  assert f'remat=results: {tried["total"]:.2f} GiB' in out
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import dataclasses
 
 from flax import nnx
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from sr4.core import sharding
@@ -22,6 +23,8 @@ from sr4.nn import linear
 from sr4.nn import modulation
 from sr4.nn import norm
 from sr4.nn import rope
+
+SAVED = 'mlp'  # The name under which the MLP's result may be kept: the gate's gradient asks for it.
 
 
 @jax.tree_util.register_dataclass
@@ -78,7 +81,7 @@ class Stream(nnx.Module):
 
   def mlp(self, x, mod):
     y = jax.nn.gelu(self.up(modulation.modulate(x, mod[3], mod[4])), approximate=True)
-    return modulation.gate(x, self.down(y, sharding.of(x)), mod[5])
+    return modulation.gate(x, checkpoint_name(self.down(y, sharding.of(x)), SAVED), mod[5])
 
 
 class CrossAttention(nnx.Module):

@@ -27,6 +27,7 @@ POLICIES = jax.checkpoint_policies
 REMAT = {  # What a layer keeps for its backward pass; the rest is computed again.
   'none': POLICIES.everything_saveable,
   'dots': POLICIES.dots_with_no_batch_dims_saveable,
+  'results': POLICIES.save_only_these_names(splash.SAVED, block.SAVED),
   'attention': POLICIES.save_only_these_names(splash.SAVED),
   'offload': POLICIES.save_and_offload_only_these_names(
     names_which_can_be_saved=[],
@@ -36,6 +37,9 @@ REMAT = {  # What a layer keeps for its backward pass; the rest is computed agai
   ),
   'full': POLICIES.nothing_saveable,
 }
+
+# A TPU's tiles of tokens: with odd ends its programs take many times as long to compile.
+LANES, SUBLANES = 128, 8
 
 LAYOUTS = AV(sharding.LONG.tokens, sharding.WHOLE)
 
@@ -221,6 +225,8 @@ class MMDiT(nnx.Module):
 
 
 def pad(x: jax.Array, layout: sharding.P) -> jax.Array:
-  """[b s ...] with s rounded up to what the layout splits; padding is zero, and so not valid."""
-  extra = -x.shape[1] % sharding.axis_size(*filter(None, layout[1:2]))
+  """[b s ...] rounded up to whole tiles on each device; padding is zero, and so not valid."""
+  ways = sharding.axis_size(*filter(None, layout[1:2]))
+  tile = LANES if x.shape[1] >= 8 * LANES * ways else SUBLANES
+  extra = -x.shape[1] % (tile * ways)
   return jnp.pad(x, [(0, 0), (0, extra)] + [(0, 0)] * (x.ndim - 2)) if extra else x

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from sr4.core import errors
 from sr4.core import sharding
 from sr4.core.sharding import P
+from sr4.nn.kernels import cudnn
 from sr4.nn.kernels import splash
 
 
@@ -29,13 +30,15 @@ def local(q, k, v, valid, blocks=splash.Blocks(), kept=True) -> jax.Array:
 
   Args:
     q: [b s n k]; k, v: [b r n k]; valid: bool [b r], which keys there are.
+    kept: name the result, so that a policy may keep it for the backward pass.
   """
-  args = q, k, v, valid
+  kernels = {}
   if splash.fits(q, k):
-    kernel = functools.partial(splash.attend, blocks=blocks)
-    out = jax.lax.platform_dependent(*args, tpu=kernel, default=plain)
-  else:
-    out = plain(*args)
+    kernels['tpu'] = functools.partial(splash.attend, blocks=blocks, kept=kept)
+  if cudnn.fits(q):
+    kernels['cuda'] = functools.partial(cudnn.attend, kept=kept)
+  args, other = (q, k, v, valid), functools.partial(plain, kept=kept)
+  out = jax.lax.platform_dependent(*args, **kernels, default=other) if kernels else other(*args)
   return jnp.where(jnp.any(valid, -1)[:, None, None, None], out, 0)
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def split_3d(head_dim: int) -> tuple[int, int, int]:
@@ -27,8 +28,16 @@ def angles(coordinates: jax.Array, dims: tuple[int, ...], theta: float = 1e4) ->
 
 
 def rotate(x: jax.Array, angle: jax.Array) -> jax.Array:
-  """x [b s n k] with channels (2i, 2i + 1) turned by angle [b s k/2]; the norm does not change."""
-  even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
-  cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
-  turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
-  return turned.reshape(x.shape).astype(x.dtype)
+  """x [b s n k] with channels (2i, 2i + 1) turned by angle [b s k/2]; the norm does not change.
+
+  x cos + turned(x) sin, where (2i, 2i + 1) is turned by a right angle in a matrix product: exact in
+  any dtype, and on a TPU channels are lanes, which are slow to take apart.
+  """
+  turn = np.kron(np.eye(x.shape[-1] // 2), [[0, 1], [-1, 0]]).astype(x.dtype)
+  turned = jnp.einsum(
+    *('bsnk,kj->bsnj', x, turn),
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
+  )
+  cos, sin = (jnp.repeat(f(angle), 2, -1)[:, :, None] for f in (jnp.cos, jnp.sin))
+  return (x.astype(jnp.float32) * cos + turned * sin).astype(x.dtype)

@@ -1,10 +1,9 @@
-"""One bucket's plan from names alone, in a process of its own.
+"""Asks the TPU compiler from names alone, in a process of its own.
 
-The compiler aborts on some programs, and takes with it whoever called it.
+The compiler aborts on some programs, and takes with it whoever called it; and of what it is asked
+it has told the most long before it is done.
 """
 
-import concurrent.futures
-import contextlib
 import dataclasses
 import multiprocessing
 import tempfile
@@ -22,50 +21,62 @@ class CompilerAborted(compiling.DoesNotCompile):
   """The TPU compiler ended its process, or somebody did."""
 
 
-def plan(path: str, overrides, topology: str, name: str, options: dict, folder=None) -> dict:
-  """compiling.plan of bucket `name` of a config, as `sr4 plan` and training read it."""
-  config, parsed = config_lib.load(path, list(overrides)), topology_lib.parse(topology)
+def plan(path: str, overrides, topology: str, name: str, options: dict, whole: bool) -> dict:
+  """compiling.row of bucket `name` of a config, as `sr4 plan` and training read it.
+
+  Args:
+    whole: as of compiling.compiled.
+  """
+  step = load(path, overrides, topology, name)
+  found = elsewhere(compile_bucket, path, overrides, topology, name, options, whole)
+  return compiling.row(found, *step)
+
+
+def load(path: str, overrides, topology: str, name: str) -> tuple:
+  """(System, Sections, Size, Clips of shapes, Topology) of a bucket."""
+  config = config_lib.load(path, list(overrides))
   system, c = system_lib.build(config), loop.Sections.of(config)
   size, clips = data.shapes(config, system)[name]
+  parsed = topology_lib.parse(topology)
   mesh = sharding.make_mesh(topology_lib.devices(parsed), **dataclasses.asdict(c.mesh))
   data.check_rows({name: len(clips.text)}, mesh, c.step.accumulate)
-  return compiling.plan(system, c, size, clips, parsed, options, folder=folder)
+  return system, c, size, clips, parsed
 
 
-class Process:
-  """Calls in another process, which is begun again after it was lost.
+def compile_bucket(path, overrides, topology, name, options, whole, folder) -> compiling.Compiled:
+  return compiling.bucket(*load(path, overrides, topology, name), options, folder, whole)
 
-  folder: for what it writes; not its own to clear, for it may be lost.
+
+def elsewhere(f, *args):
+  """f(*args, folder) in a process of its own, which ends with its answer, as does the folder.
+
+  Raises:
+    CompilerAborted: there was none; and what f raised.
   """
-
-  def __init__(self, folder: str):
-    self.pool, self.folder = None, folder
-
-  def __call__(self, f, *args):
-    if self.pool is None:
-      context = multiprocessing.get_context('spawn')
-      self.pool = concurrent.futures.ProcessPoolExecutor(1, context)
+  context = multiprocessing.get_context('spawn')
+  with tempfile.TemporaryDirectory(prefix='sr4-plan-') as folder:
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=answer, args=(theirs, f, *args, folder), daemon=True)
+    process.start()
+    theirs.close()
     try:
-      return self.pool.submit(f, *args).result()
-    except concurrent.futures.process.BrokenProcessPool as error:
-      self.close()
+      told = ours.recv()
+    except EOFError as error:
       raise CompilerAborted(
         f'{f.__name__}{args[:4]}: the TPU compiler ended its process (its reason is above), or it '
         'was killed; try other flags (--flags), another mesh or another topology'
       ) from error
-
-  def close(self):
-    pool, self.pool = self.pool, None
-    if pool:
-      pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def process():
-  """A Process, closed at the end."""
-  with tempfile.TemporaryDirectory(prefix='sr4-plan-') as folder:
-    one = Process(folder)
-    try:
-      yield one
     finally:
-      one.close()
+      process.kill()
+      process.join()
+  if isinstance(told, Exception):
+    raise told
+  return told
+
+
+def answer(pipe, f, *args):
+  try:
+    told = f(*args)
+  except Exception as error:
+    told = error
+  pipe.send(told)

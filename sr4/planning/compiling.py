@@ -1,5 +1,6 @@
 """A training step compiled ahead of time, from shapes alone, and what it takes of a device."""
 
+from concurrent import futures
 import contextlib
 import dataclasses
 import fcntl
@@ -9,6 +10,7 @@ import math
 import os
 import re
 import tempfile
+import threading
 import time
 
 import jax
@@ -43,7 +45,7 @@ class Memory:
   optimizer: float
   batch: float
   activations: float  # what the forward pass keeps for the backward pass
-  temporaries: float  # all else at the fullest moment: gradients, kernels, collectives, the program
+  temporaries: float  # all else at the fullest moment: gradients, kernels, collectives
   total: float
   capacity: float
   host: float  # activations that are kept in the host's memory; not of the total
@@ -54,57 +56,68 @@ class Compiled:
   """A program, or why it is none."""
 
   text: str  # the compiler's own, of what does not fit, too
-  temporaries: float  # GiB
-  fits: bool
+  total: float  # GiB of a device: arguments, what is new of the results, temporaries
+  fits: bool  # as far as the compiler says
   seconds: float
+  code: float | None = None  # GiB of machine code, where it was made
+  arrays: tuple[float, ...] = ()  # GiB of parameters, optimizer and batch, of the total
 
   @functools.cached_property
   def module(self) -> hlo.Module:
     return hlo.parse(self.text)
 
 
-def plan(
+def bucket(
+  system, c: loop.Sections, size, clips, topology, options: dict[str, str], folder: str, whole: bool
+) -> Compiled:
+  """One bucket's step on the config's mesh over a topology, compiled as `compiled` does.
+
+  Args:
+    clips: Clips of shapes and dtypes, as training/data.py `shapes` gives them.
+  """
+  mesh = sharding.make_mesh(topology_lib.devices(topology), **dataclasses.asdict(c.mesh))
+  with jax.set_mesh(mesh):
+    step, state, key, clips = abstract_step(system, c, size, clips)
+    arrays = tuple(held(part) for part in ((state.model, state.ema), state.opt, clips))
+    with exclusive():
+      lowered = step.lower(state, key, clips)
+      found = compiled(lowered, options, sum(arrays), folder, whole)
+  return dataclasses.replace(found, arrays=arrays)
+
+
+def row(
+  found: Compiled,
   system,
   c: loop.Sections,
   size,
   clips,
   topology: topology_lib.Topology,
-  options: dict[str, str] | None = None,
   assumed: roofline.Assumptions = roofline.Assumptions(),
-  folder: str | None = None,
 ) -> dict:
-  """What one bucket's step takes, on the config's mesh over a topology.
+  """What a bucket's step takes.
 
-  Args:
-    clips: Clips of shapes and dtypes, as training/data.py `shapes` gives them.
-    options: of the compiler, as {'xla_tpu_scoped_vmem_limit_kib': '65536'}.
-    folder: where the compiler may write; a temporary one by default.
   Returns:
     JSON: rows, tokens, fits, hbm_gib (a Memory), flops, collectives, step_seconds and so on, as
     docs/pods.md tells; page.py FACTS and MODEL say which is what.  Where the step does not fit,
     there are no times.
   """
   mesh = sharding.make_mesh(topology_lib.devices(topology), **dataclasses.asdict(c.mesh))
-  with jax.set_mesh(mesh):
-    step, state, key, clips = abstract_step(system, c, size, clips)
-    arrays = [held(part) for part in ((state.model, state.ema), state.opt, clips)]
-    with exclusive():
-      found = compiled(step, (state, key, clips), options or {}, sum(arrays), folder)
   stacks = memory_lib.stacked(found.module)
   saved, host = (stacks[space] / GIB for space in (hlo.HBM, hlo.HOST))
-  total, capacity = sum(arrays) + found.temporaries, topology.spec.hbm_gib
-  rest = found.temporaries - saved
+  total, capacity = found.total + (found.code or 0), topology.spec.hbm_gib
+  rest = total - sum(found.arrays) - saved
   fits = found.fits and total <= capacity
   rows, tokens = len(clips.text), system.tokens(size)
-  row = dict(
+  told = dict(
     rows=rows,
     tokens=tokens._asdict(),
     fits=fits,
-    hbm_gib=dataclasses.asdict(Memory(*arrays, saved, rest, total, capacity, host)),
+    hbm_gib=dataclasses.asdict(Memory(*found.arrays, saved, rest, total, capacity, host)),
+    code_gib=found.code,
     flops={'model': 3 * rows * flops.forward(system.config, tokens, clips.text.shape[1])},
   )
-  row |= speeds(found.module, fits, row, mesh, topology, assumed)
-  return row | {'compile_seconds': found.seconds}
+  told |= speeds(found.module, fits, told, mesh, topology, assumed)
+  return told | {'compile_seconds': found.seconds}
 
 
 def speeds(module, fits: bool, row: dict, mesh, topology, assumed: roofline.Assumptions) -> dict:
@@ -133,38 +146,86 @@ def speeds(module, fits: bool, row: dict, mesh, topology, assumed: roofline.Assu
   )
 
 
-def compiled(step, arguments, options: dict[str, str], arrays: float, folder=None) -> Compiled:
-  """The jitted step for shapes, and the compiler's own text of it.
+def compiled(
+  lowered, options: dict[str, str], arrays: float, folder: str | None = None, whole: bool = True
+) -> Compiled:
+  """A jitted step that is lowered for shapes, and the compiler's own text of it.
 
   Args:
     arrays: GiB of the arguments, which the compiler's complaint may include.
+    folder: where the compiler writes; a temporary one by default.
+    whole: to machine code, which has the compiler's estimates of cycles, and takes minutes for a
+      large model.  Else until the program and its buffers are laid out, in a tenth of that; the
+      compiler works on in its thread, so the process must be ended.
   """
-  with tempfile.TemporaryDirectory(prefix='sr4-hlo-', dir=folder) as folder:
-    began, lowered = time.monotonic(), step.lower(*arguments)
+  with contextlib.ExitStack() as stack:
+    folder = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix='sr4-hlo-'))
+    began = time.monotonic()
+    name = lowered.compiler_ir().operation.attributes['sym_name'].value
     # The text of what is compiled for tpu7x can be had in no other way, nor of what does not fit.
-    dump = options | {'xla_dump_to': folder}
-    try:
-      stats = lowered.compile(compiler_options=dump).memory_analysis()
-      sizes = stats.temp_size_in_bytes, stats.generated_code_size_in_bytes
-      new = stats.output_size_in_bytes - stats.alias_size_in_bytes
-      temporaries, fits = (sum(sizes) + new) / GIB, True
-    except jax.errors.JaxRuntimeError as error:
-      temporaries, fits = too_much(str(error), arrays), False
-    seconds = time.monotonic() - began
-    return Compiled(read(folder), temporaries, fits, seconds)
+    dump, answer = options | {'xla_dump_to': folder}, futures.Future()
+    work = threading.Thread(target=answers, args=(answer, lowered, dump), daemon=True)
+    work.start()
+    while work.is_alive() and (whole or not laid_out(folder, name)):
+      work.join(0.2)
+    seconds, fits, code = time.monotonic() - began, True, None
+    if not work.is_alive():
+      try:
+        stats = answer.result()
+        code = stats.generated_code_size_in_bytes / GIB
+      except jax.errors.JaxRuntimeError as error:
+        total, fits = arrays + too_much(str(error), arrays), False
+    if fits:
+      total = buffers(read(folder, name, '-buffer-assignment')) / GIB
+    return Compiled(program(folder, name), total, fits, seconds, code)
 
 
-def read(folder: str) -> str:
-  """The step's program in a folder that the compiler wrote to.
+def answers(answer: futures.Future, lowered, options):
+  try:
+    answer.set_result(lowered.compile(compiler_options=options).memory_analysis())
+  except BaseException as error:
+    answer.set_exception(error)
 
-  After code generation the text has the compiler's estimate of cycles; what does not fit has none.
+
+def laid_out(folder: str, name: str) -> bool:
+  """Has the compiler written the program and its buffers?  What it writes after them is there."""
+  return bool(written(folder, name, '_after_buffer_assignment'))
+
+
+def written(folder: str, name: str, ending: str) -> str | None:
+  """The file of a program that the compiler has written, if it has.
+
   Programs of parts of it (for the sparse cores) lie there too, and are smaller.
   """
-  for ending in ('after_codegen', 'after_optimizations'):
-    if files := glob.glob(os.path.join(folder, f'*.{ending}.txt')):
-      with open(max(files, key=os.path.getsize)) as f:
-        return f.read()
-  raise hlo.HloError('the compiler wrote no program')
+  found = glob.glob(os.path.join(glob.escape(folder), f'*.{name}.*after_optimizations{ending}.txt'))
+  return max(found, key=os.path.getsize, default=None)
+
+
+def read(folder: str, name: str, ending: str) -> str:
+  path = written(folder, name, ending)
+  if path is None:
+    raise hlo.HloError(f'the compiler wrote no {name}..after_optimizations{ending}.txt')
+  with open(path) as f:
+    return f.read()
+
+
+def program(folder: str, name: str) -> str:
+  """The step's text: after code generation it has the compiler's estimate of cycles."""
+  if files := glob.glob(os.path.join(glob.escape(folder), f'*.{name}.*after_codegen.txt')):
+    with open(max(files, key=os.path.getsize)) as f:
+      return f.read()
+  return read(folder, name, '')
+
+
+def buffers(text: str) -> float:
+  """Bytes of a device's memory, from the compiler's account of its buffers.
+
+  Buffers of color 0, which is not written, lie there; what is of one thread lies in VMEM.
+  """
+  sizes = re.findall(r'^allocation \d+: size (\d+), (?!color|.*thread-local)', text, re.MULTILINE)
+  if not sizes:
+    raise hlo.HloError('the compiler told no buffers')
+  return float(sum(map(int, sizes)))
 
 
 @contextlib.contextmanager

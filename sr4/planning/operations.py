@@ -21,7 +21,7 @@ SPLASH = {
   'dkv': 4,  # q k^T, p^T do, do v^T, ds^T q
   'fused': 5,  # dkv, and ds k
 }
-PASSES = {'highest': 6, 'high': 3}  # bf16 products for one of such precision, on a TPU.
+PASSES = {'highest': 6, 'high': 3}  # bf16 products for one of fp32 at such precision, on a TPU.
 # They move or compute nothing: names for what is there already, and ends of what was begun.
 FREE = {
   *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'iota'),
@@ -82,8 +82,9 @@ def of(module: hlo.Module, computation: hlo.Computation, x: hlo.Instruction) -> 
 def one(computation: hlo.Computation, x: hlo.Instruction) -> Work:
   if x.op in ('dot', 'convolution'):
     flops = (dot if x.op == 'dot' else convolution)(computation, x)
-    told = re.findall(r'operand_precision=\{(\w+)', x.rest)
-    return Work(flops, flops * PASSES.get(told[0] if told else '', 1))
+    told = re.search(r'operand_precision=\{(\w+)', x.rest)
+    wide = any(computation.operand(x, i).types[0].dtype == 'f32' for i in range(2))
+    return Work(flops, flops * (PASSES.get(told[1], 1) if told and wide else 1))
   if x.op == 'custom-call' and 'custom_call_target="tpu_custom_call"' in x.rest:
     return kernel(computation, x)
   return Work()

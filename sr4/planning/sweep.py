@@ -61,7 +61,7 @@ class Job:
 class Choices:
   """What is tried beside meshes."""
 
-  remat: tuple[str, ...] = ('attention', 'full')
+  remat: tuple[str, ...] = ('results', 'attention', 'full')
   blocks: tuple[tuple[int, int], ...] = ((512, 1024), (1024, 1024))
   accumulate: tuple[int, ...] = (1, 2)
 

@@ -106,6 +106,7 @@ def devices(topology: Topology):
   # Before libtpu is loaded: it is not to look for chips, nor to mind another process.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
   from jax.experimental import topologies
 
   name = f'{topology.generation}:{"x".join(map(str, topology.shape))}'

@@ -59,7 +59,14 @@ def _difference(given, like) -> str:
 
 
 def compile_step(
-  name: str, step, state, key, clips, limit: float | None = None, tell=lambda text: None
+  name: str,
+  step,
+  state,
+  key,
+  clips,
+  limit: float | None = None,
+  options: dict[str, str] | None = None,
+  tell=lambda text: None,
 ) -> Program:
   """A bucket's step, compiled for the mesh that is set.
 
@@ -68,6 +75,7 @@ def compile_step(
     state, key: arrays, or shapes with layouts.
     clips: Clips of shapes and dtypes, the global batch, as training/data.py `shapes` gives them.
     limit: GiB of a device, where it tells.
+    options: of the compiler.
     tell: called with a line about it.
   Raises:
     DoesNotFit: the compiler, or the device's own limit, says so.
@@ -76,7 +84,7 @@ def compile_step(
   rows = jax.NamedSharding(mesh, sharding.ROWS)
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), clips)
   try:
-    executable = step.lower(state, key, like).compile()
+    executable = step.lower(state, key, like).compile(compiler_options=options or None)
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise

@@ -14,6 +14,7 @@ import tqdm
 from sr4 import pipeline
 from sr4.core import config as config_lib
 from sr4.core import errors
+from sr4.core import flags
 from sr4.core import prng
 from sr4.core import sharding
 from sr4.core import tree
@@ -173,12 +174,13 @@ def prepare(config, c: Sections, system, load, saves, workdir: str, log) -> Read
     page = saves.page(latest)
     phase = begin.data_phase(page['data'], phase['schedule'], phase['phase'], latest)
   limit = accounting.limit_gib(jax.local_devices())
+  options = flags.of(accounting.TPUS.get(jax.local_devices()[0].device_kind))
   start, shapes, programs, works = latest or 0, data.shapes(config, system), [], []
   for b in buckets if start < c.train.steps else ():
     size, clips = shapes[b.name]
     step = jax.jit(functools.partial(update, tx, system, size, c.flow, c.step), donate_argnums=0)
     with log.span('compile'):
-      programs.append(compiled.compile_step(b.name, step, like, key, clips, limit, say))
+      programs.append(compiled.compile_step(b.name, step, like, key, clips, limit, options, say))
     works.append(accounting.work(system, size, clips))
   with log.span('checkpoint_restore' if latest is not None else 'init'):
     if latest is None:

@@ -1,35 +1,51 @@
 """sr4/planning/asking.py: what ends the compiler does not end the plan."""
 
-import operator
 import os
 import tempfile
+import threading
+import time
 
 import pytest
 
 from sr4.core import errors
 from sr4.planning import asking
+from sr4.planning import topology
 
 
-def write_and_end(folder):
+def work_on(folder):
+  """As the compiler does, whose answer is there before it is done."""
+  tempfile.mkdtemp(dir=folder)
+
+  threading.Thread(target=time.sleep, args=(1000,)).start()
+  return os.getpid(), folder
+
+
+def write_and_end(code, folder):
   """As the compiler does that aborts while it writes."""
   tempfile.mkdtemp(dir=folder)
-  os._exit(7)
+  os._exit(code)
 
 
-def test_a_lost_process_leaves_nothing(monkeypatch, tmp_path):
+def parse(name, folder):
+  return topology.parse(name)
+
+
+def test_a_process_ends_with_its_answer():
+  began = time.monotonic()
+  pid, folder = asking.elsewhere(work_on)
+  assert pid != os.getpid() and not os.path.exists(folder)
+  assert time.monotonic() - began < 500
+  with pytest.raises(ProcessLookupError):
+    os.kill(pid, 0)
+
+
+def test_a_process_that_is_lost_leaves_nothing(monkeypatch, tmp_path):
   monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
-  with asking.process() as elsewhere:
-    with pytest.raises(asking.CompilerAborted):
-      elsewhere(write_and_end, elsewhere.folder)
-    assert len(os.listdir(elsewhere.folder)) == 1
+  with pytest.raises(asking.CompilerAborted, match=r'write_and_end\(7,\).*the TPU compiler ended'):
+    asking.elsewhere(write_and_end, 7)
   assert not os.listdir(tmp_path)
 
 
-def test_a_process_that_is_lost():
-  with asking.process() as elsewhere:
-    assert elsewhere(os.getpid) != os.getpid()
-    with pytest.raises(errors.UserError, match=r'_exit\(7,\).*the TPU compiler ended'):
-      elsewhere(os._exit, 7)
-    assert elsewhere(operator.add, 2, 3) == 5  # In a new one.
-    with pytest.raises(errors.UserError, match='v9'):
-      elsewhere(asking.topology_lib.parse, 'v9')
+def test_what_is_raised_there_is_raised_here():
+  with pytest.raises(errors.UserError, match='v9'):
+    asking.elsewhere(parse, 'v9')

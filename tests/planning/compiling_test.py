@@ -5,7 +5,11 @@ import time
 
 import pytest
 
+from sr4.planning import asking
+from sr4.planning import collectives
 from sr4.planning import compiling
+from sr4.planning import operations
+from tests.planning import tpu_program
 
 
 @pytest.mark.parametrize(
@@ -25,6 +29,20 @@ def test_another_complaint():
     compiling.too_much('E1001: CompileTimeScopedVmemOom:\nallocation with size 17.09M', 0.25)
   with pytest.raises(compiling.DoesNotCompile, match='RET_CHECK.*another remat'):
     compiling.too_much('INTERNAL: RET_CHECK failure', 0.25)
+
+
+def test_what_is_laid_out_is_what_is_compiled():
+  """The program and its memory do not wait for machine code, and are the compiler's own."""
+  whole, mesh, _ = tpu_program.compiled('v5p:2x2x2')
+  early = asking.elsewhere(tpu_program.laid_out, 'v5p:2x2x2')
+  assert early.fits and early.total == whole.total and early.code is None and whole.code > 0
+  assert collectives.find(early.module, mesh) == collectives.find(whole.module, mesh)
+  assert operations.program(early.module) == operations.program(whole.module)
+  assert 'estimated_cycles' in whole.text and 'estimated_cycles' not in early.text
+  stats = tpu_program.lower('v5p:2x2x2')[0].compile().memory_analysis()
+  held = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
+  assert whole.total == pytest.approx(held / compiling.GIB, rel=1e-3)
+  assert whole.code == stats.generated_code_size_in_bytes / compiling.GIB
 
 
 @pytest.mark.parametrize('places, most', [(None, 1), ('2', 2)])

@@ -11,7 +11,7 @@ def test_layers_inputs():
   rows = tpu_program.ROWS // mesh.shape['fsdp']
   kept = tpu_program.LAYERS * rows * tpu_program.WIDTH * 2
   assert memory.stacked(found.module)[hlo.HBM] == kept
-  assert 0 < kept / 2**30 < found.temporaries
+  assert 0 < kept / 2**30 < found.total
   loops = [x for x, *_ in found.module.walk() if x.op == 'while']
   stacks = [x.types[i].dtype for x in loops for i in memory.updated(found.module, x)]
   assert sorted(stacks) == ['bf16', 'f32']

@@ -32,6 +32,16 @@ def step(x, w):
 def compiled(name: str):
   """(compiling.Compiled, mesh, Topology) of the step, its rows and weights split over fsdp."""
   pytest.importorskip('libtpu')
+  lowered, mesh, topology = lower(name)
+  return compiling.compiled(lowered, {}, 0.0), mesh, topology
+
+
+def laid_out(name: str, folder: str) -> compiling.Compiled:
+  """The same, not to its end: for a process of its own."""
+  return compiling.compiled(lower(name)[0], {}, 0.0, folder, whole=False)
+
+
+def lower(name: str):
   topology = topology_lib.parse(name)
   mesh = sharding.make_mesh(topology_lib.devices(topology), seq=2)
   like = lambda shape, dtype, spec: jax.ShapeDtypeStruct(
@@ -40,4 +50,4 @@ def compiled(name: str):
   with jax.set_mesh(mesh):
     x = like((ROWS, WIDTH), jnp.bfloat16, P('fsdp', None))
     w = like((LAYERS, WIDTH, WIDTH), jnp.float32, P(None, 'fsdp', None))
-    return compiling.compiled(jax.jit(step), (x, w), {}, 0.0), mesh, topology
+    return jax.jit(step).lower(x, w), mesh, topology

@@ -5,7 +5,6 @@ padding and what is not valid have segment ids of their own, so no query reads t
 """
 
 import dataclasses
-import functools
 import math
 
 import jax
