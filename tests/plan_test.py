@@ -9,6 +9,7 @@ import pathlib
 
 import pytest
 
+from sr4.core import flags
 from tests import small_run
 
 STAGES = pathlib.Path(__file__).parents[1] / 'configs' / 'skyreels_v4.py'
@@ -37,7 +38,7 @@ def test_a_toy_stage_fits(tmp_path):
   )
   told = json.loads(page.read_text())
   assert told['mesh'] == {'data': 1, 'fsdp': 2, 'seq': 2, 'tensor': 1} and told['chips'] == 4
-  assert told['options'] == {'xla_tpu_enable_async_all_to_all': 'true'}  # launch/flags/v5e.txt
+  assert told['options'] == flags.read(flags.HERE / 'v5e.txt')
   (row,) = told['buckets']
   gib = row['hbm_gib']
   parts = [gib[part] for part in ('parameters', 'optimizer', 'batch', 'temporaries')]

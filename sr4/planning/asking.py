@@ -6,7 +6,9 @@ it has told the most long before it is done.
 
 import dataclasses
 import multiprocessing
+import os
 import tempfile
+import threading
 
 from sr4.core import config as config_lib
 from sr4.core import sharding
@@ -75,8 +77,15 @@ def elsewhere(f, *args):
 
 
 def answer(pipe, f, *args):
+  threading.Thread(target=follow, daemon=True).start()
   try:
     told = f(*args)
   except Exception as error:
     told = error
   pipe.send(told)
+
+
+def follow():
+  """Ends this process with the one that asked, which may be killed."""
+  multiprocessing.parent_process().join()
+  os._exit(1)

@@ -19,17 +19,15 @@ BLOCK = 512  # keys of a tile; fewer keys than this are not worth the padding
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-  """Tokens that the kernel holds at a time, in steps of 512.
+  """Tokens that the kernel holds at a time, at most, in steps of 512.
 
   The backward pass in one kernel computes the logits once instead of twice, and writes a part of
-  dq for each of its blocks of keys: large blocks make few parts.
+  dq for each of its blocks of keys: large blocks make few parts, and take VMEM (launch/flags).
   """
 
   queries: int = 512
   keys: int = 1024
-  backward: int = (
-    4096  # keys in one kernel's backward pass; 0: one kernel for dq, one for dk and dv
-  )
+  backward: int = 8192  # keys of the backward pass's one kernel; 0: one for dq, one for dk and dv
 
   def __post_init__(self):
     for field, value in dataclasses.asdict(self).items():
@@ -52,10 +50,14 @@ def attend(q, k, v, valid, blocks: Blocks = Blocks(), interpret=False, kept=True
   """
   length, size = q.shape[1], q.shape[-1]
   q_block = block(length, blocks.queries)
-  kv_block = block(k.shape[1], blocks.keys)
-  backward = min(blocks.backward, -(-k.shape[1] // kv_block) * kv_block)
+  kv_block = span = block(k.shape[1], blocks.keys)
+  if blocks.backward and k.shape[1] > BLOCK:  # As few spans as it takes, no longer than they need.
+    count = -(-k.shape[1] // blocks.backward)
+    span = block(-(-k.shape[1] // count), blocks.backward)
+    kv_block = math.gcd(count * span, blocks.keys)
   q = padded(q * size**-0.5, q_block)
-  k, v, seen = (padded(x, math.lcm(kv_block, backward or 1)) for x in (k, v, valid))
+  k, v, seen = (padded(x, span) for x in (k, v, valid))
+  backward = span if blocks.backward else 0
   run = make(q.shape[2], q.shape[1], k.shape[1], q_block, kv_block, backward, interpret, kept)
   ids = lambda seen: kernel.SegmentIds(jnp.ones(q.shape[1], jnp.int32), seen.astype(jnp.int32))
   one = lambda q, k, v, seen: run(q, k, v, segment_ids=ids(seen))
