@@ -2,10 +2,12 @@
 
   sr4 train --config configs/skyreels_v4.py:video3,large --workdir out/sr4/video3
 
-`:STAGE[,SIZE][,world]`.  STAGE is a row of STAGES; SIZE is debug, tiny, small, base (the default)
-or large.  Workdirs of one training are siblings named after their stages: each stage starts from
-the weights in ../THE_ONE_BEFORE/checkpoints.  Records lie in data.root as KIND/FRAMESxHEIGHTxWIDTH,
-such as clips/81x480x832.  A run prints its buckets, epochs and tokens before its first step.
+`:STAGE[,SIZE][,CHIPS][,world]`.  STAGE is a row of STAGES.  SIZE is debug, tiny, small, base (the
+default) or large, the last three with -hd256, too.  CHIPS is v5e, v6e, v5p or tpu7x: laid out over
+a slice of them (PODS).  Workdirs of one training are siblings named after their stages: each stage
+starts from the weights in ../THE_ONE_BEFORE/checkpoints.  Records lie in data.root as
+KIND/FRAMESxHEIGHTxWIDTH, such as clips/81x480x832.  A run prints its buckets, epochs and tokens
+before its first step.
 
 `world` is the same training at the scale of a toy, on SR4-World:
 
@@ -212,19 +214,44 @@ STAGES = dict(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Pod:
+  """How a training lies over chips.  More of them than fsdp x seq are more `data`."""
+
+  fsdp: int
+  seq: int
+  accumulate: int
+  remat: str
+
+
+# By the stage's clips: up to 480 rows, and above.  Chosen by `sr4 plan` for `large` on v5p:8x8x8,
+# v5e:16x16, v6e:16x16 and tpu7x:4x4x4 (docs/pods.md): what fits, and of that the fastest.
+PODS = dict(
+  v5e=(Pod(8, 16, 16, 'full'), Pod(2, 128, 32, 'full')),
+  v6e=(Pod(8, 8, 8, 'attention'), Pod(1, 64, 16, 'attention')),
+  v5p=(Pod(32, 2, 1, 'results'), Pod(4, 16, 2, 'results')),
+  tpu7x=(Pod(8, 8, 4, 'results'), Pod(4, 16, 8, 'attention')),
+)
+
+
 def get_config(arg: str = 'video1') -> ml_collections.ConfigDict:
   name, *others = arg.split(',')
   world = 'world' in others
-  sizes = [other for other in others if other != 'world'] or ['base']
-  if name not in STAGES or len(sizes) > 1:
-    raise ValueError(f'write STAGE[,SIZE][,world] with a STAGE among {", ".join(STAGES)}')
+  chips = [other for other in others if other in PODS]
+  sizes = [other for other in others if other not in ('world', *PODS)] or ['base']
+  if name not in STAGES or len(sizes) > 1 or len(chips) > 1:
+    raise ValueError(
+      f'write STAGE[,SIZE][,CHIPS][,world] with a STAGE among {", ".join(STAGES)} and CHIPS among '
+      f'{", ".join(PODS)}'
+    )
   stage = STAGES[name]
+  pod = PODS[chips[0]][max(stage.resolutions, default=0) > 480] if chips else None
   both = not stage.frozen
   root = 'out/curriculum/data' if world else 'data'
   found = dict(buckets(stage, TOY if world else REPORT))
   config = ml_collections.ConfigDict(
     dict(
-      model=dict(size=sizes[0], remat='attention'),
+      model=dict(size=sizes[0], remat=pod.remat if pod else 'attention'),
       video_codec=dict(name='dct', space_factor=8, channels=16),
       audio_codec=dict(name='mdct', sample_rate=44100, audio_channels=1, hop=1024, bands=40),
       text=dict(name='bytes', width=512, tokens=512),
@@ -234,7 +261,7 @@ def get_config(arg: str = 'video1') -> ml_collections.ConfigDict:
         drop=dict(text=0.1, references=0.1, modality=0.1 if both else 0.0),
       ),
       optimizer=dict(learning_rate=stage.learning_rate, warmup=1000, frozen=stage.frozen),
-      step=dict(ema=0.9999),
+      step=dict(ema=0.9999, accumulate=pod.accumulate if pod else 1),
       init={
         before: dict(checkpoints=f'../{before}/checkpoints', names=names)
         for before, names in stage.init
@@ -244,7 +271,7 @@ def get_config(arg: str = 'video1') -> ml_collections.ConfigDict:
       validate=dict(every=1000, batches=4, root=f'{root}/held_out'),
       preview=dict(),
       sample=dict(num_inference_steps=50, video_guidance_scale=5.0, audio_guidance_scale=5.0),
-      mesh=dict(),
+      mesh=dict(data=-1, fsdp=pod.fsdp, seq=pod.seq) if pod else dict(),
     )
   )
   if world:

@@ -57,6 +57,7 @@ def main(args):
   from sr4.planning import asking
   from sr4.planning import compiling
   from sr4.planning import cost
+  from sr4.planning import hlo
   from sr4.planning import nearest
   from sr4.planning import page as page_lib
   from sr4.planning import roofline
@@ -88,7 +89,7 @@ def main(args):
 
     try:
       row = {'name': name} | planned()
-    except compiling.DoesNotCompile as error:
+    except (compiling.DoesNotCompile, hlo.HloError) as error:
       refused[name] = str(error)
       print(f'{name:<24} {error}', flush=True)
       continue
@@ -104,6 +105,8 @@ def main(args):
     'topology': str(topology),
     'chips': topology.chips,
     'mesh': shape,
+    'remat': system.config.remat,
+    'accumulate': c.step.accumulate,
     'options': options,
     'assumptions': dataclasses.asdict(roofline.Assumptions()) | {'chip_hour_usd': price},
     'facts': page_lib.FACTS,

@@ -116,15 +116,16 @@ def row(
     code_gib=found.code,
     flops={'model': 3 * rows * flops.forward(system.config, tokens, clips.text.shape[1])},
   )
-  told |= speeds(found.module, fits, told, mesh, topology, assumed)
+  told |= speeds(found, fits, told, mesh, topology, assumed)
   return told | {'compile_seconds': found.seconds}
 
 
-def speeds(module, fits: bool, row: dict, mesh, topology, assumed: roofline.Assumptions) -> dict:
+def speeds(found: Compiled, fits: bool, row: dict, mesh, topology, assumed) -> dict:
   """Operations and collectives of the program, and the times that the model makes of them."""
-  work, useful = operations.program(module), row['flops']['model']
+  module, useful = found.module, row['flops']['model']
+  work = operations.program(module)
   done = work.flops * topology.devices
-  found = dict(
+  told = dict(
     flops={'model': useful, 'compiled': done},
     recompute=done / useful,
     unknown_kernels=list(work.unknown),
@@ -132,16 +133,19 @@ def speeds(module, fits: bool, row: dict, mesh, topology, assumed: roofline.Assu
   )
   none = ('step_seconds', 'step_range', 'mfu', 'exposed', 'seconds', 'chip_seconds_per_sample')
   if not fits:
-    return found | dict.fromkeys(none)
+    return told | dict.fromkeys(none)
   times = roofline.model(module, mesh, topology, assumed)
-  seconds = lambda achieved: times.total / achieved
+  whole = 1.0 if found.code else assumed.laid_out
+  seconds = lambda achieved: times.total / achieved / whole
   step, peak = seconds(assumed.achieved), topology.spec.tflops * 1e12 * topology.devices
-  return found | dict(
+  return told | dict(
     step_seconds=step,
     step_range=[seconds(assumed.best), seconds(assumed.worst)],
     mfu=useful / (step * peak),
     exposed=times.communication / times.total,
-    seconds={name: x / assumed.achieved for name, x in times.named().items()},
+    seconds={
+      name: seconds(assumed.achieved) * x / times.total for name, x in times.named().items()
+    },
     chip_seconds_per_sample=step * topology.chips / row['rows'],
   )
 

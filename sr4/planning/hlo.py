@@ -9,7 +9,8 @@ import functools
 import math
 import re
 
-BITS = {'pred': 8, 'bf16': 16, 'tf32': 32, 'c64': 64, 'c128': 128}  # Others end in their number.
+# Others end in their number.
+BITS = {'token': 0, 'pred': 8, 'bf16': 16, 'tf32': 32, 'c64': 64, 'c128': 128}
 HBM, VMEM, HOST = 0, 1, 5  # Memory spaces of a TPU, as S(n) in a layout.
 
 ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,]*)\](?:\{([^{}]*)\})?')
@@ -40,7 +41,7 @@ class Array:
     told = re.fullmatch(r'[a-z]+?(\d+)(?:e\d.*)?', self.dtype)  # bf16, s32, f8e4m3fn, u4
     if self.dtype not in BITS and not told:
       raise HloError(f'the size of an element of {self.dtype!r} is not known')
-    return BITS.get(self.dtype) or int(told[1])
+    return BITS[self.dtype] if self.dtype in BITS else int(told[1])
 
   @property
   def bytes(self) -> float:

@@ -5,6 +5,7 @@ published.hlo.xz is written by `python benchmarks/published.py tests/planning/pu
 
 import lzma
 import pathlib
+import re
 
 import pytest
 
@@ -13,17 +14,22 @@ from sr4.planning import collectives
 from sr4.planning import hlo
 from sr4.planning import memory
 from sr4.planning import operations
+from sr4.planning import roofline
 
 TEXT = pathlib.Path(__file__).with_name('published.hlo.xz')
 WAN = published.Wan()
+
+
+def read() -> str:
+  with lzma.open(TEXT, 'rt') as f:
+    return f.read()
 
 
 @pytest.fixture(scope='module')
 def run():
   pytest.importorskip('libtpu')
   topology, over = published.on()
-  with lzma.open(TEXT, 'rt') as f:
-    return hlo.parse(f.read()), over, topology
+  return hlo.parse(read()), over, topology
 
 
 def test_what_was_published_is_one_clip_a_step():
@@ -39,6 +45,12 @@ def test_where_the_model_stands(run):
   best, worst = found['step_range']
   assert best < published.MEASURED_SECONDS < worst
   assert found['mfu'] == pytest.approx(0.337, abs=0.001)
+
+
+def test_what_the_estimates_of_cycles_add(run):
+  module = hlo.parse(re.sub(r'"estimated_cycles":"\d+"', '', read()))
+  found = published.model(module, WAN, *run[1:])['bound_seconds'] / 23.70
+  assert found == pytest.approx(roofline.Assumptions().laid_out, abs=0.001)
 
 
 def test_operations(run):
