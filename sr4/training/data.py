@@ -58,8 +58,9 @@ def shapes(config, system: system_lib.System) -> dict:
 
 def check_rows(rows: dict[str, int], mesh, accumulate: int):
   """ConfigError where a bucket's rows do not spread over the mesh.  rows: of each bucket."""
-  unit = mesh.shape['data'] * mesh.shape['fsdp'] * accumulate
+  ways = mesh.shape['data'] * mesh.shape['fsdp']
   for name, count in rows.items():
+    unit = ways * min(accumulate, max(1, count // ways))
     if count % unit:
       raise config_lib.ConfigError(
         f'config.data.buckets.{name}.rows={count} must be a multiple of data x fsdp x accumulate '

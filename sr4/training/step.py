@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from sr4.core import prng
+from sr4.core import sharding
 from sr4.core.sharding import DP
 from sr4.core.sharding import P
 from sr4.flow import loss as flow_loss
@@ -17,7 +18,9 @@ from sr4.training.state import State
 @dataclasses.dataclass(frozen=True)
 class Config:
   ema: float = 0.999  # decay of the moving average of the weights
-  accumulate: int = 1  # microbatches a step: same update, less memory
+  accumulate: int = (
+    1  # microbatches a step, at most one a row of a device: same update, less memory
+  )
   spike: float = 20.0  # a gradient norm this many times its running mean skips the step
   patience: int = 20  # skipped steps in a row after which the run stops
 
@@ -31,7 +34,8 @@ def update(tx, flow: flow_loss.Config, c: Config, state: State, root_key, batch)
   """
   key = prng.named(root_key, 'step', state.step)
   weights = flow_loss.row_weights(batch.weights)
-  (total, per), grads = accumulated(state.model, key, batch, weights, flow, c.accumulate)
+  parts = min(c.accumulate, len(batch.cond.text) // sharding.axis_size(*DP))
+  (total, per), grads = accumulated(state.model, key, batch, weights, flow, parts)
   norm = optax.tree.norm(grads)
   usual = state.guard.norm
   good = jnp.isfinite(total) & jnp.isfinite(norm) & ((usual == 0) | (norm < c.spike * usual))
