@@ -1,0 +1,36 @@
+"""configs/skyreels_v4.py: its layouts take every bucket of every stage, at any size of the model."""
+
+import dataclasses
+import types
+
+import pytest
+
+from configs import skyreels_v4
+from sr4.models import mmdit
+from sr4.planning import topology as topology_lib
+from sr4.training import data
+from sr4.training import loop
+
+SLICES = dict(v5e='v5e:16x16', v6e='v6e:16x16', v5p='v5p:8x8x8', tpu7x='tpu7x:4x4x4')
+
+
+@pytest.mark.parametrize('chips', skyreels_v4.PODS)
+@pytest.mark.parametrize('stage', skyreels_v4.STAGES)
+def test_a_layout_takes_all_buckets(stage, chips):
+  config = skyreels_v4.get_config(f'{stage},large,{chips}')
+  c = loop.Sections.of(config)
+  devices = [types.SimpleNamespace(id=i) for i in range(topology_lib.parse(SLICES[chips]).devices)]
+  assert len(devices) % (c.mesh.fsdp * c.mesh.seq) == 0 and c.mesh.data == -1
+  shape = dataclasses.asdict(c.mesh) | {'data': len(devices) // (c.mesh.fsdp * c.mesh.seq)}
+  rows = {name: bucket['rows'] for name, bucket in config.data.buckets.items()}
+  data.check_rows(rows, types.SimpleNamespace(shape=shape), c.step.accumulate)
+  for size in ('small', 'base', 'large'):  # A weight's width is split without padding.
+    assert mmdit.SIZES[size]['width'] % (c.mesh.fsdp * c.mesh.seq) == 0
+
+
+@pytest.mark.parametrize('arg', ['video9', 'video1,base,large', 'video1,v5p,v5e', 'video1,base,v9'])
+def test_wrong_words(arg):
+  with pytest.raises(
+    ValueError, match=r'STAGE\[,SIZE\]\[,CHIPS\]\[,world\].*video1, video2.*v5e, v6e'
+  ):
+    skyreels_v4.get_config(arg)
