@@ -119,7 +119,9 @@ class DctVideo:
 
     def group(i):
       """Latent i, of frames 4i - 3 .. 4i; the first frame stands for those before it."""
-      x = jnp.take(frames, jnp.maximum(p * i + jnp.arange(1 - p, 1), 0), axis=1)
+      # In slices, which read the frames where they lie; a gather would copy them all.
+      at = [jnp.maximum(p * i + j, 0) for j in range(1 - p, 1)]
+      x = jnp.concatenate([jax.lax.dynamic_slice_in_dim(frames, k, 1, 1) for k in at], 1)
       x = x / 127.5 - 1 if x.dtype == jnp.uint8 else x
       x = x.astype(jnp.float32) - self.config.mean
       for axis in (2, 4):  # [b p h s w s 3]

@@ -1,4 +1,4 @@
-"""configs/skyreels_v4.py: its layouts take every bucket of every stage, at any size of the model."""
+"""configs/skyreels_v4.py: its layouts take every bucket of every stage, at each large size."""
 
 import dataclasses
 import types
