@@ -9,7 +9,7 @@ import math
 
 import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as mask_info
 import jax.numpy as jnp
 
 SAVED = 'attention'  # The name under which results may be kept for the backward pass.
@@ -58,7 +58,7 @@ def attend(q, k, v, valid, blocks: Blocks = Blocks(), interpret=False, kept=True
   q = padded(q * size**-0.5, q_block)
   k, v, seen = (padded(x, span) for x in (k, v, valid))
   backward = span if blocks.backward else 0
-  run = make(q.shape[2], q.shape[1], k.shape[1], q_block, kv_block, backward, interpret, kept)
+  run = make(q_block, kv_block, backward, interpret, kept)
   ids = lambda seen: kernel.SegmentIds(jnp.ones(q.shape[1], jnp.int32), seen.astype(jnp.int32))
   one = lambda q, k, v, seen: run(q, k, v, segment_ids=ids(seen))
   heads_first = lambda x: jnp.swapaxes(x, 1, 2)
@@ -66,8 +66,12 @@ def attend(q, k, v, valid, blocks: Blocks = Blocks(), interpret=False, kept=True
   return heads_first(out)[:, :length]
 
 
-def make(heads, queries, keys, q_block, kv_block, backward, interpret, kept):
-  """The kernel for static sizes."""
+def make(q_block, kv_block, backward, interpret, kept):
+  """The kernel for static sizes.
+
+  Without a mask: the library's would hold a number for each pair of blocks, which at half a million
+  tokens takes a minute to write down and more scalar memory than there is.
+  """
   two = dict(block_q_dq=q_block, block_kv_dq=kv_block)
   blocks = kernel.BlockSizes(
     block_q=q_block,
@@ -79,11 +83,18 @@ def make(heads, queries, keys, q_block, kv_block, backward, interpret, kept):
     use_fused_bwd_kernel=bool(backward),
     **({} if backward else two),
   )
-  mask = masks.MultiHeadMask([masks.FullMask((queries, keys))] * heads)
-  return kernel.make_splash_mha_single_device(
-    mask,
+  none = mask_info.MaskInfo(*(None,) * len(mask_info.MaskInfo._fields))
+  return kernel.SplashAttentionKernel(
+    none,
+    None if backward else none,
+    none,
     block_sizes=blocks,
+    is_mqa=False,
+    save_residuals=False,
+    mask_value=kernel.DEFAULT_MASK_VALUE,
+    attn_logits_soft_cap=None,
     residual_checkpoint_name=SAVED if kept else None,
+    mask_function=None,
     interpret=interpret,
   )
 
