@@ -1,16 +1,23 @@
-"""Where every parameter and activation lies, against tables that were looked through.
+"""Where every parameter and activation lies, against tables that were looked through: of a small
+model on 8 devices with shapes, and of `large` laid out as configs/skyreels_v4.py does for slices.
 
 To accept a change: LAYOUTS=write python -m pytest tests/models/layout_test.py, and read the diff.
 """
 
+import collections
+import dataclasses
 import os
 import pathlib
+import re
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+from jax.sharding import AxisType
 import pytest
 
+from configs import skyreels_v4
 from sr4.core import sharding
 from sr4.core import tree
 from sr4.core.av import AV
@@ -35,6 +42,11 @@ MESHES = {
 }
 
 
+@pytest.fixture(scope='module', autouse=True)
+def mesh():
+  """None: each test sets its own."""
+
+
 def condition(rows: int) -> Condition:
   """Shapes of a joint clip: 4 x 4 x 4 video latents, 10 of audio, 8 tokens of text."""
   at = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct((rows, *shape), dtype)
@@ -52,12 +64,12 @@ def parameters(model) -> list[str]:
   return lines
 
 
-def activations(model) -> list[str]:
+def activations(model, rows: int = 8) -> list[str]:
   """The results of all matrix products of a forward pass, in order, as types."""
-  rows = jax.NamedSharding(jax.sharding.get_mesh(), sharding.ROWS)
-  placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)
-  cond = jax.tree.map(placed, condition(8))
-  at = lambda *shape: placed(jax.ShapeDtypeStruct((8, *shape), jnp.float32))
+  over = jax.NamedSharding(jax.sharding.get_abstract_mesh(), sharding.ROWS)
+  placed = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=over)
+  cond = jax.tree.map(placed, condition(rows))
+  at = lambda *shape: placed(jax.ShapeDtypeStruct((rows, *shape), jnp.float32))
   x, t = AV((at(4, 4, 4, 4),), (at(10, 8),)), AV(at(), at())
   closed = jax.make_jaxpr(lambda *args: args[0](*args[1:]))(model, x, t, cond)
   return list(products(closed.jaxpr, ''))
@@ -84,5 +96,25 @@ def test_layouts_are_those_of_the_table(name):
   table = HERE / f'{name.replace(" ", "_")}.txt'
   if os.environ.get('LAYOUTS') == 'write':
     HERE.mkdir(exist_ok=True)
+    table.write_text(found)
+  assert found == table.read_text()
+
+
+def test_layouts_of_the_presets():
+  """Presets with the same layouts share a table; sizes are left out, since they differ."""
+  large = dataclasses.replace(CONFIG, width=4096, heads=32)
+  tables = collections.defaultdict(list)
+  for chips, pods in skyreels_v4.PODS.items():
+    for name, pod in zip(('to 480 rows', 'above'), pods):
+      shape = (2, pod.fsdp, pod.seq, 1)
+      mesh = AbstractMesh(shape, sharding.AXES, axis_types=(AxisType.Explicit,) * 4)
+      with jax.sharding.use_abstract_mesh(mesh):
+        model = jax.eval_shape(lambda: mmdit.MMDiT(large, rngs=nnx.Rngs(0)))
+        lines = [*parameters(model), '', *activations(model, 2 * pod.fsdp)]
+      table = re.sub(r'\b\d+(@|\b)', r'n\1', '\n'.join(lines))
+      tables[table].append(f'{chips} {name}')
+  found = '\n'.join(f'# {", ".join(names)}\n{table}\n' for table, names in tables.items())
+  table = HERE / 'presets.txt'
+  if os.environ.get('LAYOUTS') == 'write':
     table.write_text(found)
   assert found == table.read_text()
