@@ -227,8 +227,8 @@ class Pod:
 # By the stage's clips: up to 480 rows, and above.  Chosen by `sr4 plan` for `large` on v5p:8x8x8,
 # v5e:16x16, v6e:16x16 and tpu7x:4x4x4 (docs/pods.md): what fits, and of that the fastest.
 PODS = dict(
-  v5e=(Pod(8, 16, 16, 'full'), Pod(2, 128, 32, 'full')),
-  v6e=(Pod(8, 8, 8, 'attention'), Pod(1, 64, 16, 'attention')),
+  v5e=(Pod(8, 16, 16, 'full'), Pod(8, 16, 16, 'full')),
+  v6e=(Pod(8, 8, 8, 'attention'), Pod(8, 8, 8, 'attention')),
   v5p=(Pod(32, 2, 1, 'results'), Pod(4, 16, 2, 'results')),
   tpu7x=(Pod(8, 8, 4, 'results'), Pod(4, 16, 8, 'attention')),
 )

@@ -128,6 +128,7 @@ def speeds(found: Compiled, fits: bool, row: dict, mesh, topology, assumed) -> d
   told = dict(
     flops={'model': useful, 'compiled': done},
     recompute=done / useful,
+    rematerialised=(done - work.again * topology.devices) / useful,
     unknown_kernels=list(work.unknown),
     collectives=collectives.find(module, mesh),
   )

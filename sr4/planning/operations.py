@@ -21,6 +21,8 @@ SPLASH = {
   'dkv': 4,  # q k^T, p^T do, do v^T, ds^T q
   'fused': 5,  # dkv, and ds k
 }
+# Of these, what is computed for a second or third time: the logits, and do v^T in two kernels.
+AGAIN = {'fwd': 0, 'dq': 2, 'dkv': 1, 'fused': 1}
 PASSES = {'highest': 6, 'high': 3}  # bf16 products for one of fp32 at such precision, on a TPU.
 # They move or compute nothing: names for what is there already, and ends of what was begun.
 FREE = {
@@ -37,6 +39,7 @@ class Work:
   passes: float = 0.0  # the same, as many times as the unit does them for their precision
   forward: float = 0.0  # operations of attention kernels
   backward: float = 0.0
+  again: float = 0.0  # of these, what the backward kernels compute once more
   head: int = 0  # width of the kernels' heads
   unknown: tuple[str, ...] = ()  # kernels whose operations are not counted
 
@@ -48,13 +51,14 @@ class Work:
       self.passes + other.passes,
       self.forward + other.forward,
       self.backward + other.backward,
+      self.again + other.again,
       max(self.head, other.head),
       self.unknown + other.unknown,
     )
 
   def times(self, n: int):
     kept = self.head, self.unknown
-    return Work(*(n * x for x in dataclasses.astuple(self)[:4]), *kept)
+    return Work(*(n * x for x in dataclasses.astuple(self)[:5]), *kept)
 
   @property
   def flops(self) -> float:
@@ -100,9 +104,10 @@ def kernel(computation: hlo.Computation, x: hlo.Instruction) -> Work:
   # In one backward kernel there is a part of dq for each block of keys, [parts .. s k].
   parts = [t for t in x.types if t.dims[-2:] == q.dims[-2:] and len(t.dims) > len(q.dims)]
   fused = parts and told[1] == 'dkv'
-  flops = SPLASH['fused' if fused else told[1]] * 2 * math.prod(q.dims) * k.dims[-2]
-  way = 'forward' if told[1] == 'fwd' else 'backward'
-  return Work(head=q.dims[-1], **{way: flops})
+  product, kind = 2 * math.prod(q.dims) * k.dims[-2], 'fused' if fused else told[1]
+  way = 'forward' if kind == 'fwd' else 'backward'
+  flops = {way: SPLASH[kind] * product, 'again': AGAIN[kind] * product}
+  return Work(head=q.dims[-1], **flops)
 
 
 def dot(computation: hlo.Computation, x: hlo.Instruction) -> float:

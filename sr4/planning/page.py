@@ -8,8 +8,9 @@ from sr4.planning import pictures
 # Every figure of a bucket is one of these.
 FACTS = {
   'fits, hbm_gib': "the compiler's buffers; weights, optimizer and batch by their layouts",
-  'flops.compiled, recompute': 'matrix products of the compiled program and its kernels, loops as '
-  'often as they run, on all devices',
+  'flops.compiled, recompute, rematerialised': 'matrix products of the compiled program and its '
+  'kernels, loops as often as they run, on all devices; rematerialised: without the products that '
+  'attention kernels make again in themselves',
   'collectives': 'bytes that a device sends in a step, as a ring would, from the compiled program',
 }
 MODEL = {

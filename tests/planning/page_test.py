@@ -24,6 +24,7 @@ ROW = dict(
   ),
   flops=dict(model=3e15, compiled=3.6e15),
   recompute=1.2,
+  rematerialised=1.1,
   collectives=[
     {'kind': 'all-gather', 'axes': 'fsdp', 'gib': 2.5, 'count': 7, 'async': True},
     {'kind': 'all-reduce', 'axes': 'data', 'gib': 1e-6, 'count': 1, 'async': False},

@@ -59,6 +59,7 @@ def test_operations(run):
   heads, padded = WAN.heads // 4, 75_776
   attention = 2 * heads * WAN.head * padded * padded * WAN.layers
   assert work.forward == 2 * 2 * attention and work.backward == (3 + 4) * attention
+  assert work.again == work.backward - 4 * attention
   linear = 2 * n * (4 * WAN.d**2 + 2 * WAN.d * WAN.f)
   cross = 2 * n * 2 * WAN.d**2 + 4 * n * WAN.text * WAN.d
   # Text's keys and values are made whole on each chip; a layer's last product is not made again.
