@@ -302,8 +302,11 @@ def buckets(stage: Stage, scale: Scale):
     if not frames:
       folder = f'{kind}/{fields["seconds"]:g}s'
     cells = height * width // 256  # Of one frame at 8 x 8 pixels a latent and 2 x 2 a patch.
-    tokens = (1 + (frames - 1) // 4) * cells if frames else round(44 * fields['seconds'])
+    latents = lambda frames: 1 + (frames - 1) // 4 if frames else 0
+    tokens = latents(frames) * cells if frames else round(44 * fields['seconds'])
     tokens += fields.get('keyframes', 0) * cells * high**2
+    references = fields.get('reference_images', 0) + latents(fields.get('reference_frames', 0))
+    tokens += references * cells
     fewest, most = scale.rows
     rows = min(most, max(fewest, 1 << int(math.log2(TOKENS_A_STEP / max(tokens, 1)))))
     weight = stage.epochs * millions * 1e6 / rows
