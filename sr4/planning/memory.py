@@ -7,6 +7,8 @@ state that its body updates slice by slice, and that another `while` takes and d
 
 from sr4.planning import hlo
 
+PASSED_ON = ('bitcast', 'copy', 'opt-barrier', 'copy-start', 'copy-done', 'async-done')
+
 
 def stacked(module: hlo.Module) -> dict[int, float]:
   """{memory space: bytes} of the stacks that one loop writes for another to read, with padding.
@@ -26,7 +28,10 @@ def stacked(module: hlo.Module) -> dict[int, float]:
 
 
 def updated(module: hlo.Module, loop: hlo.Instruction) -> list[int]:
-  """Elements of a loop's state, as long as it has steps, that it writes a slice of in each."""
+  """Elements of a loop's state, as long as it has steps, that it writes a slice of in each.
+
+  One longer, where the compiler has peeled a step off, which then stands beside the loop.
+  """
   inner, steps = module.body(loop), module.trips(loop)
   root = inner.root
   if root.op != 'tuple' or len(root.operands) != len(loop.types):
@@ -34,7 +39,8 @@ def updated(module: hlo.Module, loop: hlo.Instruction) -> list[int]:
   return [
     i
     for i, name in enumerate(root.operands)
-    if loop.types[i].dims[:1] == (steps,) and updates(module, inner, inner.by_name[name])
+    if loop.types[i].dims[:1] in ((steps,), (steps + 1,))
+    and updates(module, inner, inner.by_name[name])
   ]
 
 
@@ -68,7 +74,7 @@ def goes_on(module: hlo.Module, computation, loop: hlo.Instruction, i: int) -> b
   while frontier:
     x = frontier.pop()
     for user in computation.users[x.name]:
-      if user.op in ('bitcast', 'copy', 'opt-barrier', 'copy-start', 'copy-done'):
+      if user.op in PASSED_ON or updates(module, computation, user):
         frontier.append(user)
       elif user.op == 'tuple':
         at = [k for k, name in enumerate(user.operands) if name == x.name]

@@ -53,3 +53,10 @@ ENTRY %main (a: (s32[], f32[3,8])) -> (s32[], f32[3,8]) {
   assert memory.stacked(hlo.parse(unread))[hlo.HOST] == 0
   summed = text.replace('body=%reader', 'body=%body')  # As gradients of microbatches are.
   assert memory.stacked(hlo.parse(summed))[hlo.HOST] == 0
+  peeled = text.replace('constant(3)', 'constant(2)').replace(
+    '%state = (s32[], f32[3,8]{1,0:S(5)}) tuple(%zero, %kept)',
+    '%last = f32[1,8]{1,0} broadcast(%zero), dimensions={}\n'
+    '  %whole = f32[3,8]{1,0:S(5)} dynamic-update-slice(%kept, %last, %zero, %zero)\n'
+    '  %state = (s32[], f32[3,8]{1,0:S(5)}) tuple(%zero, %whole)',
+  )
+  assert memory.stacked(hlo.parse(peeled)) == memory.stacked(hlo.parse(text))
