@@ -117,16 +117,21 @@ class DctVideo:
     analysis, _ = _dct_weights(self.config)
     p, s = self.time_factor, self.space_factor
 
-    def group(i):
-      """Latent i, of frames 4i - 3 .. 4i; the first frame stands for those before it."""
-      # In slices, which read the frames where they lie; a gather would copy them all.
-      at = [jnp.maximum(p * i + j, 0) for j in range(1 - p, 1)]
-      x = jnp.concatenate([jax.lax.dynamic_slice_in_dim(frames, k, 1, 1) for k in at], 1)
+    def part(x, weights):
       x = x / 127.5 - 1 if x.dtype == jnp.uint8 else x
       x = x.astype(jnp.float32) - self.config.mean
-      for axis in (2, 4):  # [b p h s w s 3]
+      for axis in (1, 3):  # [b h s w s 3]
         x = _split(x, axis, s)
-      return _einsum('bihjwkr,ijkrc->bhwc', x, analysis)
+      return _einsum('bhjwkr,jkrc->bhwc', x, weights)
+
+    def group(i):
+      """Latent i, of frames 4i - 3 .. 4i; the first frame stands for those before it.
+
+      Each frame is read where it lies: to gather or to join them would copy the whole clip.
+      """
+      at = [jnp.maximum(p * i + k - p + 1, 0) for k in range(p)]
+      read = lambda k: jax.lax.dynamic_index_in_dim(frames, k, 1, keepdims=False)
+      return sum(part(read(k), weights) for k, weights in zip(at, analysis))
 
     # One after another: in float the pixels of a long clip are larger than the model.
     latents = jax.lax.map(group, jnp.arange(1 + (frames.shape[1] - 1) // p))
