@@ -38,7 +38,7 @@ REMAT = {  # What a layer keeps for its backward pass; the rest is computed agai
   'full': POLICIES.nothing_saveable,
 }
 
-# A TPU's tiles of tokens: with odd ends its programs take many times as long to compile.
+# Tokens of a TPU's tile; whole ones on each device need no padding by the compiler.
 LANES, SUBLANES = 128, 8
 
 LAYOUTS = AV(sharding.LONG.tokens, sharding.WHOLE)

@@ -18,9 +18,7 @@ from sr4.training.state import State
 @dataclasses.dataclass(frozen=True)
 class Config:
   ema: float = 0.999  # decay of the moving average of the weights
-  accumulate: int = (
-    1  # microbatches a step, at most one a row of a device: same update, less memory
-  )
+  accumulate: int = 1  # microbatches, at most one a row of a device: same update, less memory
   spike: float = 20.0  # a gradient norm this many times its running mean skips the step
   patience: int = 20  # skipped steps in a row after which the run stops
 
