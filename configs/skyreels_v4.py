@@ -225,7 +225,7 @@ class Pod:
 
 
 # By the stage's clips: up to 480 rows, and above.  Chosen by `sr4 plan` for `large` on v5p:8x8x8,
-# v5e:16x16, v6e:16x16 and tpu7x:4x4x4 (docs/pods.md): what fits, and of that the fastest.
+# v5e:16x16, v6e:16x16 and tpu7x:4x4x4 (docs/pods.md): what fits, by hand; not each is swept.
 PODS = dict(
   v5e=(Pod(8, 16, 16, 'full'), Pod(8, 16, 16, 'full')),
   v6e=(Pod(8, 8, 8, 'attention'), Pod(8, 8, 8, 'attention')),
