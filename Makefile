@@ -20,7 +20,7 @@ demo: $(DATA)/world $(DATA)/real  ## data, training, clips, and a page that show
 test: .venv/test  ## lint, format, and the whole suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 format: .venv/test
 	$(BIN)/ruff check --fix .

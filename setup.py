@@ -31,6 +31,7 @@ TFDS = ['tensorflow-datasets>=4.9.10']  # Without TensorFlow: it reads and descr
 TPU = ['libtpu>=0.0.51']  # On a machine without a TPU it compiles for one.
 TEST = [
   'pytest>=9',
+  'pytest-xdist>=3.8',
   'ruff==0.17.5',  # Formats change between releases.
   'torch==2.13.0',  # The references of the parity tests.
   'diffusers>=0.42.1',

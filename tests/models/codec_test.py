@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sr4.models import codec
+from tests import one_tpu
 
 
 def _video(**fields):
@@ -49,6 +50,13 @@ def test_latent_shape(frames, t):
 def test_latent_shape_teaches(shape, message):
   with pytest.raises(ValueError, match=message):
     _video(space_factor=8).latent_shape(*shape)
+
+
+def test_clips_are_encoded_where_they_lie():
+  """Joined or gathered, their frames would be there twice, or as floats: four times."""
+  clips = jax.ShapeDtypeStruct((16, 81, 480, 832, 3), jnp.uint8)
+  encode = _video(space_factor=8, channels=16).encode
+  assert one_tpu.temporaries(encode, clips, chip='v5p') < clips.size / one_tpu.GIB
 
 
 @pytest.mark.parametrize('s', [1, 2, 4, 8])

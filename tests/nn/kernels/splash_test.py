@@ -9,6 +9,7 @@ import pytest
 
 from sr4.nn import attention
 from sr4.nn.kernels import splash
+from tests import one_tpu
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -65,3 +66,14 @@ def test_keys_that_are_not_valid_do_not_exist():
 def test_when_it_is_worth_it(size, keys, fits):
   q, k, *_ = jax.eval_shape(lambda: _inputs(16, keys, k=size, b=1))
   assert splash.fits(q, k) == fits
+
+
+def test_half_a_million_tokens_have_a_program():
+  """1080p, 15 s: what the kernel is told before it runs must fit into the scalar memory (1 MiB)."""
+  x = [jax.ShapeDtypeStruct((1, 498_432, 1, 128), jnp.bfloat16)] * 3
+  valid = jax.ShapeDtypeStruct((1, 498_432), bool)
+
+  def gradients(q, k, v, valid):
+    return jax.grad(functools.partial(_loss, splash.attend), (0, 1, 2))(q, k, v, valid)
+
+  assert 'tpu_custom_call' in one_tpu.compiled(gradients, *x, valid, chip='v5p').as_text()
