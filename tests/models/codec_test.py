@@ -1,4 +1,5 @@
-"""sr4/models/codec.py: identities, causality by gradient, and what is said about sizes."""
+"""sr4/models/codec.py, dct.py, mdct.py: identities, causality by gradient, and what is said of
+sizes."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,8 @@ import numpy as np
 import pytest
 
 from sr4.models import codec
+from sr4.models import dct
+from sr4.models import mdct
 from tests import one_tpu
 
 
@@ -68,17 +71,17 @@ def test_video_with_all_coefficients_is_lossless(s):
 
 def test_video_basis_is_orthonormal():
   """Energy in the unscaled coefficients is energy in the pixels: what is dropped is the error."""
-  config = codec.DctConfig(space_factor=4, channels=192)
-  analysis, synthesis = (np.float64(x).reshape(192, 192) for x in codec._dct_weights(config))
+  config = dct.DctConfig(space_factor=4, channels=192)
+  analysis, synthesis = (np.float64(x).reshape(192, 192) for x in dct._dct_weights(config))
   basis = np.sign(analysis) * np.sqrt(analysis * synthesis)
   np.testing.assert_allclose(basis.T @ basis, np.eye(192), atol=1e-6)
   # The channels of a shorter codec are the first of a longer one.
-  few, _ = codec._dct_weights(codec.DctConfig(space_factor=4, channels=16))
+  few, _ = dct._dct_weights(dct.DctConfig(space_factor=4, channels=16))
   np.testing.assert_array_equal(few.reshape(192, 16), analysis[:, :16])
 
 
 def test_video_channels_are_ordered_by_frequency():
-  (t, y, x, colour), cost = codec._dct_order(codec.DctConfig(space_factor=8, channels=768))
+  (t, y, x, colour), cost = dct._dct_order(dct.DctConfig(space_factor=8, channels=768))
   assert (np.diff(cost) >= 0).all()
   assert (t[0], y[0], x[0], colour[0]) == (0, 0, 0, 0)
   place = {k: i for i, k in enumerate(zip(t, y, x, colour, strict=True))}
@@ -107,7 +110,7 @@ def test_first_frame_is_alone():
   x = _frames(1, 9, 8, 8)
   np.testing.assert_allclose(video.encode(x)[:, :1], video.encode(x[:, :1]), atol=1e-5)
   # It has nothing in time, and what a model writes there changes nothing.
-  (t, *_), _ = codec._dct_order(video.config)
+  (t, *_), _ = dct._dct_order(video.config)
   z = video.encode(x)
   np.testing.assert_allclose(z[:, 0, ..., t > 0], 0, atol=1e-5)  # fp32 sums of 192.
   noisy = z.at[:, 0, ..., t > 0].add(1.0)
@@ -170,22 +173,22 @@ def test_audio_default_and_44k():
 
 def test_lap_and_bands_are_orthonormal():
   x = _samples(2, 5, 64, 2)
-  lapped = codec._lap(x, +1)
+  lapped = mdct._lap(x, +1)
   np.testing.assert_allclose(np.sum(lapped**2), np.sum(x**2), rtol=1e-5)
-  np.testing.assert_allclose(codec._lap(lapped, -1), x, atol=1e-6)
-  analysis, synthesis, _ = codec._mdct_weights(codec.MdctConfig(hop=64, bands=64))
+  np.testing.assert_allclose(mdct._lap(lapped, -1), x, atol=1e-6)
+  analysis, synthesis, _ = mdct._mdct_weights(mdct.MdctConfig(hop=64, bands=64))
   np.testing.assert_allclose(analysis.T @ synthesis, np.eye(64), atol=1e-6)
   np.testing.assert_allclose(analysis * 32, synthesis, atol=1e-6)
-  np.testing.assert_allclose(codec._mid_side(codec._mid_side(x)), x, atol=1e-6)
-  np.testing.assert_allclose(np.sum(codec._mid_side(x) ** 2), np.sum(x**2), rtol=1e-5)
+  np.testing.assert_allclose(mdct._mid_side(mdct._mid_side(x)), x, atol=1e-6)
+  np.testing.assert_allclose(np.sum(mdct._mid_side(x) ** 2), np.sum(x**2), rtol=1e-5)
 
 
 def test_bands_are_the_mdct():
   """Folded and transformed = the sum over 2 hops, windowed, of the textbook."""
   hop, k = 16, np.arange(16)
   x = _samples(1, 3 * hop, 1)
-  analysis, _, _ = codec._mdct_weights(codec.MdctConfig(hop=hop, bands=hop, audio_channels=1))
-  got = codec._lap(x.reshape(1, 3, hop, 1), +1)[0, 1, :, 0] @ analysis
+  analysis, _, _ = mdct._mdct_weights(mdct.MdctConfig(hop=hop, bands=hop, audio_channels=1))
+  got = mdct._lap(x.reshape(1, 3, hop, 1), +1)[0, 1, :, 0] @ analysis
   i = np.arange(2 * hop)[:, None]  # From half a hop before the middle block.
   window = np.sin(np.pi / (2 * hop) * (i + 0.5))
   wave = np.cos(np.pi / hop * (i + 0.5 - hop / 2) * (k + 0.5))
@@ -204,13 +207,13 @@ def test_audio_looks_half_a_hop_ahead():
 
 def test_companding():
   x = np.float32(np.concatenate([-np.geomspace(1, 1e-7, 50), [0], np.geomspace(1e-7, 4, 50)]))
-  y = codec._compand(x, 1e-3)
-  np.testing.assert_allclose(codec._expand(y, 1e-3), x, rtol=2e-6, atol=0)
+  y = mdct._compand(x, 1e-3)
+  np.testing.assert_allclose(mdct._expand(y, 1e-3), x, rtol=2e-6, atol=0)
   assert (np.diff(y) > 0).all()
-  np.testing.assert_allclose(codec._compand(np.float32(0.25), 1e-3), 0.5, rtol=1e-4)
-  slope = jax.grad(codec._compand)(0.0, 1e-3)
+  np.testing.assert_allclose(mdct._compand(np.float32(0.25), 1e-3), 0.5, rtol=1e-4)
+  slope = jax.grad(mdct._compand)(0.0, 1e-3)
   np.testing.assert_allclose(slope, 1e-3**-0.5, rtol=1e-5)
-  np.testing.assert_allclose(slope * jax.grad(codec._expand)(0.0, 1e-3), 1, rtol=1e-5)
+  np.testing.assert_allclose(slope * jax.grad(mdct._expand)(0.0, 1e-3), 1, rtol=1e-5)
 
 
 def test_silence_is_zero_with_finite_gradients():

@@ -1,0 +1,76 @@
+"""Files of public weights: one safetensors file, or a folder with one or several and an index."""
+
+import dataclasses
+import functools
+import json
+import os
+
+import ml_dtypes  # noqa: F401  With it numpy knows bfloat16.
+import numpy as np
+import safetensors
+
+from sr4.core import errors
+
+
+class FileError(errors.UserError):
+  """No such weights, or they are broken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Tensors by name; each is read when it is asked for."""
+
+  path: str
+  places: dict  # {name of a tensor: file}
+
+  def shapes(self) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(self._slice(name).get_shape()) for name in self.places}
+
+  def read(self, name: str) -> np.ndarray:
+    return opened(self.places[name]).get_tensor(name)
+
+  def _slice(self, name: str):
+    return opened(self.places[name]).get_slice(name)
+
+
+def source(path: str) -> Source:
+  """Of a .safetensors file, or of a folder that has them, such as diffusers and transformers write.
+
+  Raises:
+    FileError: there is none, one is cut off, or the index names a file that is not there.
+  """
+  if not os.path.exists(path):
+    raise FileError(f'{path}: there is no such file or folder of weights')
+  if not os.path.isdir(path):
+    return Source(path, dict.fromkeys(names(path), path))
+  found = sorted(os.listdir(path))
+  for index in (name for name in found if name.endswith('.safetensors.index.json')):
+    with open(os.path.join(path, index)) as f:
+      parts = json.load(f)['weight_map']
+    places = {name: os.path.join(path, part) for name, part in parts.items()}
+    for part in sorted(set(places.values())):
+      if not os.path.exists(part):
+        raise FileError(f'{path}: {index} names {os.path.basename(part)}, which is not there')
+    return Source(path, places)
+  files = [os.path.join(path, name) for name in found if name.endswith('.safetensors')]
+  if len(files) != 1:
+    raise FileError(
+      f'{path} has {len(files)} .safetensors files and no index; give the file that holds the '
+      'weights'
+    )
+  return Source(path, dict.fromkeys(names(files[0]), files[0]))
+
+
+def names(path: str) -> list[str]:
+  return list(opened(path).keys())
+
+
+@functools.lru_cache(maxsize=64)
+def opened(path: str):
+  """The file, its header read and checked."""
+  try:
+    return safetensors.safe_open(path, framework='numpy')
+  except safetensors.SafetensorError as error:
+    raise FileError(
+      f'{path} is no whole safetensors file ({error}); fetch it again, or convert it to safetensors'
+    ) from error

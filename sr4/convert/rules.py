@@ -1,0 +1,136 @@
+"""Foreign weights by name, both ways: one table for each model and release.
+
+A table is a function (name, shape of ours) -> `Tensor`, the foreign one that holds the same
+numbers.  What either side has and the other lacks is one error, with all names.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+import dataclasses
+import fnmatch
+import math
+import re
+
+import jax
+import numpy as np
+
+from sr4.convert import files
+from sr4.core import errors
+from sr4.core import tree
+
+
+class ConvertError(errors.UserError):
+  """A file of another model, or one that is broken or incomplete."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """ours = foreign.transpose(axes).reshape(shape of ours)."""
+
+  name: str
+  shape: tuple[int, ...]
+  axes: tuple[int, ...]
+
+
+Table = Callable[[str, tuple[int, ...]], Tensor]
+
+
+def load(like, table: Table, source: files.Source, unused: Iterable[str] = ()):
+  """The tree `like` (of arrays, or tree.abstract of them) with the numbers of a source.
+
+  Each tensor is read by itself and laid out as `like` is, so the host holds one at a time.
+
+  Args:
+    unused: patterns (fnmatch) of names in the source that are known not to be weights.
+  Raises:
+    ConvertError: names are missing or left over, or shapes differ; it lists them.
+  """
+  flat = tree.to_flat(like)
+  wanted = {name: table(name, x.shape) for name, x in flat.items()}
+  check(wanted.values(), source, unused)
+
+  def read(name: str, like):
+    foreign, cast = wanted[name], np.dtype(like.dtype)
+    x = source.read(foreign.name).transpose(foreign.axes).reshape(like.shape).astype(cast)
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda at: x[at])
+
+  return tree.from_flat(like, {name: read(name, x) for name, x in flat.items()})
+
+
+def check(wanted: Iterable[Tensor], source: files.Source, unused: Iterable[str]):
+  there = source.shapes()
+  wanted = {tensor.name: tensor.shape for tensor in wanted}
+  ignored = lambda name: any(fnmatch.fnmatch(name, pattern) for pattern in unused)
+  told = {
+    'missing': sorted(wanted.keys() - there.keys()),
+    'left over': sorted(name for name in there.keys() - wanted.keys() if not ignored(name)),
+    'of another shape': [
+      f'{name} {list(there[name])} for {list(shape)}'
+      for name, shape in wanted.items()
+      if name in there and there[name] != shape
+    ],
+  }
+  if any(told.values()):
+    parts = [f'{len(names)} {what}: {some(names)}' for what, names in told.items() if names]
+    raise ConvertError(
+      f'{source.path} has not the weights of this model ({"; ".join(parts)}); '
+      "give the model's own file, or the config that it was made with"
+    )
+
+
+def some(names: list[str], most: int = 8) -> str:
+  rest = f' and {len(names) - most} more' if len(names) > most else ''
+  return ', '.join(names[:most]) + rest
+
+
+def export(model, table: Table) -> dict[str, np.ndarray]:
+  """{foreign name: array} of a model, the inverse of `load`."""
+  found = {}
+  for name, x in tree.to_flat(model).items():
+    foreign = table(name, x.shape)
+    moved = np.asarray(x).reshape([foreign.shape[axis] for axis in foreign.axes])
+    found[foreign.name] = np.ascontiguousarray(moved.transpose(np.argsort(foreign.axes)))
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+  """The table of convolutional models: names by prefixes, kernels [*window in out] <-> [out in *].
+
+  Args:
+    prefixes: {ours: foreign} of whole words of a name, from its beginning; the longest is taken.
+    words: {ours: foreign} of each word after a prefix.
+    windows: {pattern of ours: axes of its foreign window}; where there is none, all of ours.
+    vectors: {pattern of ours: axes of size 1 after the foreign vector's one}.
+  """
+
+  prefixes: Mapping[str, str]
+  words: Mapping[str, str]
+  windows: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  vectors: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+  def __call__(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    foreign = self.name(name)
+    if name.endswith('.kernel'):
+      *window, inputs, outputs = shape
+      axes = matched(self.windows, name, len(window))
+      window = window[len(window) - axes :]
+      if math.prod(shape) != math.prod(window) * inputs * outputs:
+        raise ValueError(f'{name} {shape} has no window of {axes} axes')
+      return Tensor(foreign, (outputs, inputs, *window), (*range(2, 2 + axes), 1, 0))
+    ones = matched(self.vectors, name, 0)
+    return Tensor(foreign, (*shape, *(1,) * ones), tuple(range(len(shape) + ones)))
+
+  def name(self, ours: str) -> str:
+    parts = ours.split('.')
+    for i in range(len(parts), -1, -1):
+      prefix = '.'.join(parts[:i])
+      if prefix in self.prefixes or not i:
+        rest = [self.words.get(word, word) for word in parts[i:]]
+        return '.'.join(filter(None, [self.prefixes.get(prefix, ''), *rest]))
+    raise AssertionError
+
+
+def matched(rules: Mapping[str, int], name: str, default: int) -> int:
+  return next((value for pattern, value in rules.items() if re.search(pattern, name)), default)

@@ -1,0 +1,249 @@
+"""sr4/models/video_vae.py against diffusers' class, and itself in parts, in tiles and on meshes."""
+
+import functools
+
+import diffusers
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from sr4.convert import rules
+from sr4.convert import wan
+from sr4.core import sharding
+from sr4.core import tree
+from sr4.models import video_vae
+
+TINY = dict(channels=4, width=8, mean=(0.1, -0.2, 0.3, 0.0), std=(1.0, 2.0, 0.5, 1.5))
+WAN22 = TINY | dict(decoder_width=16, patch=2, shortcuts=True)
+
+
+def ours(fields: dict, dtype='float32', **changes) -> video_vae.VideoVAE:
+  config = video_vae.Config(**(fields | dict(dtype=dtype) | changes))
+  return video_vae.VideoVAE(config, rngs=nnx.Rngs(0))
+
+
+def theirs(c: video_vae.Config) -> diffusers.AutoencoderKLWan:
+  """The reference of a config, with random weights."""
+  torch.manual_seed(0)
+  cells = 3 * c.patch**2
+  model = diffusers.AutoencoderKLWan(
+    base_dim=c.width,
+    decoder_base_dim=c.decoder_width or None,
+    z_dim=c.channels,
+    dim_mult=list(c.multiples),
+    num_res_blocks=c.blocks,
+    temperal_downsample=list(c.halved),
+    latents_mean=list(c.mean),
+    latents_std=list(c.std),
+    is_residual=c.shortcuts,
+    in_channels=cells,
+    out_channels=cells,
+    patch_size=c.patch if c.patch > 1 else None,
+    scale_factor_spatial=c.space_factor,
+  )
+  with torch.no_grad():
+    for name, x in model.named_parameters():  # No norm is 1 and no bias 0.
+      x.copy_(torch.randn_like(x) * 0.2 + 1 if 'gamma' in name else x + 0.02 * torch.randn_like(x))
+  return model.eval()
+
+
+class State:
+  """A state dict as a source of weights."""
+
+  def __init__(self, model):
+    self.tensors = {name: x.float().numpy() for name, x in model.state_dict().items()}
+    self.path, self.places = 'a state dict', self.tensors
+
+  def shapes(self):
+    return {name: x.shape for name, x in self.tensors.items()}
+
+  def read(self, name):
+    return self.tensors[name]
+
+
+def pair(fields: dict, **changes):
+  model = ours(fields, **changes)
+  reference = theirs(model.config)
+  return rules.load(model, wan.diffusers(model.config), State(reference)), reference
+
+
+def frames_of(*shape, seed=0):
+  return np.float32(np.random.default_rng(seed).uniform(-1, 1, (*shape, 3)))
+
+
+def first(x):
+  """[b T H W c] for torch."""
+  return torch.from_numpy(np.moveaxis(np.asarray(x, np.float32), -1, 1).copy())
+
+
+def last(x):
+  return np.moveaxis(x.float().numpy(), 1, -1)
+
+
+encode = jax.jit(lambda model, x: model.encode(x))
+posterior = jax.jit(lambda model, x: model.posterior(x))
+decode = jax.jit(lambda model, z: model.decode(z))
+
+
+@pytest.mark.parametrize('fields', [TINY, WAN22], ids=['wan2.1', 'wan2.2'])
+@pytest.mark.parametrize('size', [(1, 32, 48), (5, 48, 32), (13, 32, 32)])
+def test_is_the_reference(fields, size, relative):
+  """One frame, few frames, several parts; sides that are no power of two."""
+  model, reference = pair(fields)
+  x = frames_of(2, *size)
+  with torch.no_grad():
+    wanted = reference.encode(first(x)).latent_dist
+    mean, log_variance = posterior(model, x)
+    assert relative(mean, last(wanted.mean)) < 1e-5
+    assert relative(log_variance, last(wanted.logvar)) < 1e-5
+    z = np.float32(np.random.default_rng(1).standard_normal(mean.shape))
+    scaled = z * np.float32(model.config.std) + np.float32(model.config.mean)
+    assert relative(decode(model, z), last(reference.decode(first(scaled)).sample)) < 1e-5
+
+
+def test_the_full_size_is_the_reference(relative):
+  model, reference = pair({})
+  assert tree.count(model) == 126_892_531 == sum(x.numel() for x in reference.parameters())
+  x = frames_of(1, 5, 24, 40)
+  with torch.no_grad():
+    wanted = reference.encode(first(x)).latent_dist.mean
+    mean, _ = posterior(model, x)
+    assert relative(mean, last(wanted)) < 1e-5
+    made = last(reference.decode(wanted).sample)
+  c = model.config
+  z = (mean - np.float32(c.mean)) / np.float32(c.std)
+  assert relative(decode(model, z), made) < 1e-5
+
+
+def test_in_bfloat16_it_is_as_near_as_the_reference(relative):
+  model, reference = pair(TINY)
+  x = frames_of(1, 9, 32, 32)
+  half, z = ours(TINY, 'bfloat16'), encode(model, x)
+  half = tree.from_flat(half, tree.to_flat(model))
+  scaled = first(z * np.float32(model.config.std) + np.float32(model.config.mean))
+  with torch.no_grad():
+    exact = last(reference.encode(first(x)).latent_dist.mean), last(reference.decode(scaled).sample)
+    reference.bfloat16()
+    theirs = (
+      last(reference.encode(first(x).bfloat16()).latent_dist.mean),
+      last(reference.decode(scaled.bfloat16()).sample),
+    )
+  mine = posterior(half, x)[0], decode(half, z)
+  for a, b, wanted in zip(mine, theirs, exact):
+    assert relative(a, wanted) < 1.25 * relative(b, wanted)
+
+
+@pytest.mark.parametrize('fields', [TINY, WAN22], ids=['wan2.1', 'wan2.2'])
+def test_parts_are_one_pass(fields, relative):
+  """In parts of 1 and 2 latents, against all at once; in fp64, so that it is no matter of sums."""
+  with jax.enable_x64(True):
+    x = frames_of(1, 17, 32, 32)
+    whole = ours(fields, 'float64', chunk=100)
+    z = encode(whole, x)
+    y = decode(whole, z)
+    for chunk in (1, 2, 3):  # 3 does not divide the 4 after the first: it is as 2.
+      parts = tree.from_flat(ours(fields, 'float64', chunk=chunk), tree.to_flat(whole))
+      assert relative(encode(parts, x), z) < 1e-6
+      assert relative(decode(parts, z), y) < 1e-6
+
+
+def test_is_causal_by_gradient():
+  """No latent depends on a later frame, no frame on a later latent, and each on its own."""
+  model, size = ours(TINY, chunk=100), (13, 16, 16)
+  x = frames_of(1, *size)
+
+  def seen(f, x, i):
+    return np.abs(jax.grad(lambda x: jnp.sum(jnp.sin(f(x)[:, i])))(x)).sum((0, 2, 3, 4)) > 0
+
+  for i in range(4):
+    at = seen(jax.jit(model.encode), x, i)
+    assert at[4 * i] and not at[4 * i + 1 :].any()
+  z = np.float32(np.random.default_rng(0).standard_normal(model.latent_shape(*size)))[None]
+  for i in (0, 1, 4, 5, 12):
+    at = seen(jax.jit(model.decode), z, i)
+    assert at[-(-i // 4)] and not at[-(-i // 4) + 1 :].any()
+
+
+def test_tiles_are_as_near_as_those_of_the_reference(relative):
+  """A tile does not see what is beyond its border: with the same tiles both are off by it."""
+  model, reference = pair(TINY)
+  tiles = tree.from_flat(ours(TINY, tile=64), tree.to_flat(model))
+  x = frames_of(1, 5, 112, 160)
+  with torch.no_grad():
+    whole = reference.encode(first(x)).latent_dist.mean
+    made = reference.decode(whole).sample
+    reference.enable_tiling(64, 64, 48, 48)
+    theirs = last(reference.encode(first(x)).latent_dist.mean), last(reference.decode(whole).sample)
+  mean, std = np.float32(model.config.mean), np.float32(model.config.std)
+  mine = posterior(tiles, x)[0], decode(tiles, (last(whole) - mean) / std)
+  for a, b, wanted in zip(mine, theirs, (last(whole), last(made))):
+    assert 1e-3 < relative(a, wanted) < 1.05 * relative(b, wanted)
+  one = frames_of(1, 5, 64, 64)
+  np.testing.assert_array_equal(encode(tiles, one), encode(model, one))
+
+
+@pytest.mark.parametrize('mesh', [dict(fsdp=4), dict(fsdp=2, seq=4)])
+def test_on_a_mesh(mesh, relative):
+  """Rows over fsdp, height over seq: the same numbers."""
+  x = frames_of(4, 5, 64, 32)
+  model = ours(TINY)
+  z = encode(model, x)
+  y = decode(model, z)
+  with jax.set_mesh(sharding.make_mesh(**mesh)):
+    there = ours(TINY)
+    assert relative(encode_rows(there, sharding.rows(x)), z) < 1e-5
+    assert relative(decode_rows(there, sharding.rows(np.asarray(z))), y) < 1e-5
+
+
+encode_rows = jax.jit(lambda model, x: sharding.on_rows(lambda m, x: m.encode(x))(model, x))
+decode_rows = jax.jit(lambda model, z: sharding.on_rows(lambda m, z: m.decode(z))(model, z))
+
+
+def test_samples_of_the_posterior():
+  model = ours(TINY)
+  x = frames_of(1, 1, 16, 16)
+  _, log_variance = posterior(model, x)
+  keys = jax.random.split(jax.random.key(0), 2000)
+  found = jax.vmap(functools.partial(model.encode, x))(keys)
+  std = np.exp(log_variance / 2) / np.float32(model.config.std)
+  assert np.abs(found.mean(0) - model.encode(x)).max() < 0.1 * std.max()
+  np.testing.assert_allclose(found.std(0), std, rtol=0.1)
+
+
+def test_geometry_of_the_paper():
+  model = jax.eval_shape(lambda: ours({}))
+  assert model.latent_shape(81, 480, 832) == (21, 60, 104, 16)
+  assert model.latent_shape(241, 1088, 1920) == (61, 136, 240, 16)
+  wan22 = video_vae.Config(**video_vae.WAN22)
+  assert (wan22.time_factor, wan22.space_factor, wan22.channels) == (4, 16, 48)
+
+
+@pytest.mark.parametrize(
+  'call, told',
+  [
+    (lambda m: m.encode(jnp.zeros((1, 4, 16, 16, 3))), 'frames is 4.*multiple of 4'),
+    (lambda m: m.encode(jnp.zeros((1, 5, 12, 16, 3))), 'height is 12.*multiple of 8'),
+    (lambda m: m.encode(jnp.zeros((5, 16, 16, 3))), r'must be \[b T H W 3\]'),
+    (lambda m: m.decode(jnp.zeros((1, 2, 2, 2, 5))), r'must be \[b t h w 4\]'),
+  ],
+)
+def test_wrong_input(call, told):
+  with pytest.raises(ValueError, match=told):
+    call(ours(TINY))
+
+
+@pytest.mark.parametrize(
+  'fields, told',
+  [
+    (dict(halved=(True,)), 'one entry between each two of 4'),
+    (dict(mean=(0.0,)), 'mean has 1 entries for channels=16'),
+    (dict(chunk=0), 'chunk=0 must be at least 1'),
+    (dict(tile=100), 'tile=100 is not a multiple of 16'),
+  ],
+)
+def test_wrong_config(fields, told):
+  with pytest.raises(ValueError, match=told):
+    video_vae.Config(**fields)
