@@ -36,6 +36,7 @@ TEST = [
   'torch==2.13.0',  # The references of the parity tests.
   'diffusers>=0.42.1',
   'transformers>=5',
+  'librosa>=0.11',  # The oracle of mel filters.
 ]
 
 setuptools.setup(

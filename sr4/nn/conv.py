@@ -78,3 +78,33 @@ def by_frames(x, kernel, padding, stride) -> jax.Array:
 
   y = sum(map(tap, range(kernel.shape[0])))
   return y.reshape(x.shape[0], count, *y.shape[1:])
+
+
+class Transposed(nnx.Module):
+  """A transposed convolution over one axis that makes `stride` places of each, in `dtype`.
+
+  [b l in] -> [b stride*l out]; the kernel is [window in out] with a window of whole strides, of
+  which (window - stride) / 2 places are cut from both ends.
+  """
+
+  def __init__(self, window: int, stride: int, inputs: int, outputs: int, *, dtype, rngs: nnx.Rngs):
+    if window % stride or (window - stride) % 2:
+      raise ValueError(f'window {window} must be a multiple of stride {stride}, and as even')
+    shape = (window, inputs, outputs)
+    scale = (window // stride * inputs) ** -0.5
+    self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape) * scale)
+    self.bias = nnx.Param(jnp.zeros(outputs))
+    self.stride, self.dtype = stride, dtype
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Each place sees a few inputs only: a convolution that makes all places of one at once."""
+    kernel = self.kernel[...].astype(self.dtype)
+    window, inputs, outputs = kernel.shape
+    taps = window // self.stride
+    phases = kernel.reshape(taps, self.stride, inputs, outputs)[::-1].transpose(0, 2, 1, 3)
+    phases = phases.reshape(taps, inputs, self.stride * outputs)
+    y = general(x.astype(self.dtype), phases, ((taps - 1, taps - 1),), (1,), (1,))
+    y = y.reshape(x.shape[0], -1, outputs)
+    cut = (window - self.stride) // 2
+    y = y[:, cut : cut + x.shape[1] * self.stride]
+    return (y + self.bias[...]).astype(self.dtype)

@@ -100,9 +100,14 @@ def width(c: Candidate, job: Job) -> str:
 
 
 def collected(c: Candidate, job: Job) -> str:
-  """Over more than 64 devices a gather becomes a padded all-reduce (PODS)."""
+  """Over more than 64 devices a gather becomes a padded all-reduce (PODS); where 64 hold too much
+  of a model for any step, it is the smaller evil."""
   ways = c.fsdp * c.seq
-  return ways > 64 and f'weights over fsdp x seq = {ways} devices; at most 64 gather well'
+  return (
+    ways > 64
+    and at_rest(job, 64) < 1 / 3
+    and (f'weights over fsdp x seq = {ways} devices; at most 64 gather well')
+  )
 
 
 def rows(c: Candidate, job: Job) -> str:
@@ -141,9 +146,13 @@ def moved(c: Candidate, job: Job) -> str:
 
 def memory(c: Candidate, job: Job) -> str:
   """What lies on a device at rest leaves half of it to the step."""
-  gib = job.parameters * BYTES / (c.fsdp * c.seq * c.tensor) / GIB
-  most = job.topology.spec.hbm_gib / 2
-  return gib > most and f'{gib:.1f} GiB at rest, above half of the device'
+  share = at_rest(job, c.fsdp * c.seq * c.tensor)
+  return share > 1 / 2 and f'{share:.0%} of the device at rest, above half of it'
+
+
+def at_rest(job: Job, ways: int) -> float:
+  """Share of a device's memory that weights over so many take between steps."""
+  return job.parameters * BYTES / ways / GIB / job.topology.spec.hbm_gib
 
 
 RULES = (slices, heads, width, rows, tokens, neighbours, collected, spread, moved, memory)

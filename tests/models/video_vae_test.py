@@ -15,6 +15,7 @@ from sr4.convert import wan
 from sr4.core import sharding
 from sr4.core import tree
 from sr4.models import video_vae
+from tests.models import reference as reference_lib
 
 TINY = dict(channels=4, width=8, mean=(0.1, -0.2, 0.3, 0.0), std=(1.0, 2.0, 0.5, 1.5))
 WAN22 = TINY | dict(decoder_width=16, patch=2, shortcuts=True)
@@ -27,7 +28,6 @@ def ours(fields: dict, dtype='float32', **changes) -> video_vae.VideoVAE:
 
 def theirs(c: video_vae.Config) -> diffusers.AutoencoderKLWan:
   """The reference of a config, with random weights."""
-  torch.manual_seed(0)
   cells = 3 * c.patch**2
   model = diffusers.AutoencoderKLWan(
     base_dim=c.width,
@@ -44,45 +44,20 @@ def theirs(c: video_vae.Config) -> diffusers.AutoencoderKLWan:
     patch_size=c.patch if c.patch > 1 else None,
     scale_factor_spatial=c.space_factor,
   )
-  with torch.no_grad():
-    for name, x in model.named_parameters():  # No norm is 1 and no bias 0.
-      x.copy_(torch.randn_like(x) * 0.2 + 1 if 'gamma' in name else x + 0.02 * torch.randn_like(x))
-  return model.eval()
-
-
-class State:
-  """A state dict as a source of weights."""
-
-  def __init__(self, model):
-    self.tensors = {name: x.float().numpy() for name, x in model.state_dict().items()}
-    self.path, self.places = 'a state dict', self.tensors
-
-  def shapes(self):
-    return {name: x.shape for name, x in self.tensors.items()}
-
-  def read(self, name):
-    return self.tensors[name]
+  return reference_lib.randomized(model)
 
 
 def pair(fields: dict, **changes):
   model = ours(fields, **changes)
   reference = theirs(model.config)
-  return rules.load(model, wan.diffusers(model.config), State(reference)), reference
+  return rules.load(model, wan.diffusers(model.config), reference_lib.State(reference)), reference
 
 
 def frames_of(*shape, seed=0):
   return np.float32(np.random.default_rng(seed).uniform(-1, 1, (*shape, 3)))
 
 
-def first(x):
-  """[b T H W c] for torch."""
-  return torch.from_numpy(np.moveaxis(np.asarray(x, np.float32), -1, 1).copy())
-
-
-def last(x):
-  return np.moveaxis(x.float().numpy(), 1, -1)
-
-
+first, last = reference_lib.channels_first, reference_lib.channels_last
 encode = jax.jit(lambda model, x: model.encode(x))
 posterior = jax.jit(lambda model, x: model.posterior(x))
 decode = jax.jit(lambda model, z: model.decode(z))

@@ -65,6 +65,13 @@ def test_what_cannot_lie_on_a_device():
   assert sweep.objection(dataclasses.replace(GOOD, data=4), larger)[0] == 'memory'
 
 
+def test_where_64_devices_hold_too_much_more_of_them_may_share_a_weight():
+  many = dataclasses.replace(GOOD, data=2, fsdp=8, seq=16)
+  for name, rule in (('v5e:16x16', ''), ('v6e:16x16', 'collected')):
+    job = dataclasses.replace(JOB, topology=topology.parse(name))
+    assert sweep.objection(many, job)[0] == rule
+
+
 def test_a_rule_that_is_added_is_seen(monkeypatch):
   monkeypatch.setattr(sweep, 'RULES', (lambda c, job: c.seq == 4 and 'four',))
   assert sweep.objection(GOOD, JOB)[1] == 'four'
