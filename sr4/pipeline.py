@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sr4.convert import weights
 from sr4.core import sharding
 from sr4.core import tree
 from sr4.core.av import AV
@@ -85,7 +86,7 @@ class Pipeline:
     ]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def generate(system, size: Size, c: Config, model, text, text_valid, seeds) -> AV:
   """Latents, AV of tuples of [b t h w c] and [b l c], one for each generated segment."""
   rows = text.shape[0]
@@ -115,19 +116,18 @@ def generate(system, size: Size, c: Config, model, text, text_valid, seeds) -> A
   return solver.SOLVERS[c.solver](guidance.guided(model, cond, scales), noise, times)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=1)
 def decode(system, size: Size, latents: AV) -> dict:
   """The media fields of a Clip, with rows."""
   of, video, audio = named(size, latents), system.codecs.video, system.codecs.audio
   media = dict(frames=None, samples=None, keyframes=None)
   if size.frames:
-    media['frames'] = segments.to_uint8(sharding.on_rows(video.decode)(of['video']))
+    media['frames'] = segments.to_uint8(segments.decoded(video, of['video']))
   if size.keyframes:
-    decode_each = lambda z: segments.each_frame(video.decode, z)
-    media['keyframes'] = segments.to_uint8(sharding.on_rows(decode_each)(of['keyframes']))
+    media['keyframes'] = segments.to_uint8(segments.decoded(video, of['keyframes'], each=True))
   if size.samples:
-    heard = functools.partial(audio.decode, samples=size.samples)
-    media['samples'] = sharding.on_rows(heard)(of['audio'])
+    heard = lambda audio, z: audio.decode(z, samples=size.samples)
+    media['samples'] = sharding.on_rows(heard)(audio, of['audio'])
   return media
 
 
@@ -155,7 +155,7 @@ def load(directory: str, step: int | None = None, ema: bool = True):
     CheckpointError: there is no such checkpoint, or it is broken.
   """
   step, page = checkpoint.page(directory, step)
-  system = system_lib.build(page['config'])
+  system = weights.load(system_lib.build(page['config']))
   like = tree.abstract(system.model, jax.random.key(0))
   model = checkpoint.restore(directory, step, like, 'ema.' if ema else 'model.')
   return system, model, page['config']

@@ -90,7 +90,8 @@ def export(model, table: Table) -> dict[str, np.ndarray]:
   for name, x in tree.to_flat(model).items():
     foreign = table(name, x.shape)
     moved = np.asarray(x).reshape([foreign.shape[axis] for axis in foreign.axes])
-    found[foreign.name] = np.ascontiguousarray(moved.transpose(np.argsort(foreign.axes)))
+    back = [foreign.axes.index(axis) for axis in range(moved.ndim)]
+    found[foreign.name] = moved.transpose(back).copy(order='C')
   return found
 
 

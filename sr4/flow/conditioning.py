@@ -13,7 +13,6 @@ from sr4.core.batch import Condition
 from sr4.core.batch import References
 from sr4.core.batch import Segment
 from sr4.core.batch import Size
-from sr4.core.sharding import on_rows
 from sr4.core.sharding import over_rows
 from sr4.core.sharding import ROWS
 from sr4.flow import segments
@@ -48,12 +47,11 @@ def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
   )
   video, audio = (), ()
   if size.frames:
-    video = (on_rows(codecs.video.encode)(frames),)
+    video = (segments.encoded(codecs.video, frames),)
   if size.keyframes:
-    encode_each = lambda f: segments.each_frame(codecs.video.encode, f)
-    video += (on_rows(encode_each)(key),)
+    video += (segments.encoded(codecs.video, key, each=True),)
   if size.samples:
-    audio = (on_rows(codecs.audio.encode)(clips.samples),)
+    audio = (segments.encoded(codecs.audio, clips.samples),)
   learnt = clips.present
   if clips.clean is not None:
     learnt = jax.tree.map(lambda has, clean: has & ~clean, clips.present, clips.clean)

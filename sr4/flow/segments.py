@@ -95,17 +95,16 @@ def references(codecs: AV, size: Size, patch, given: References | None) -> AV:
   video, audio = (), ()
   parts, valid = [], []
   if size.reference_images:
-    encode = lambda f: each_frame(codecs.video.encode, f)
-    parts.append(on_rows(encode)(given.images))
+    parts.append(encoded(codecs.video, given.images, each=True))
     valid.append(given.images_valid)
   if size.reference_frames:
-    parts.append(on_rows(codecs.video.encode)(given.frames))
+    parts.append(encoded(codecs.video, given.frames))
     valid.append(latents_of(given.frames_valid, codecs.video.time_factor))
   if parts:
     latents, seen = jnp.concatenate(parts, 1), jnp.concatenate(valid, 1)
     video = (video_reference(latents, patch, codecs.video.time_factor / size.fps, seen),)
   if size.reference_samples:
-    latents = on_rows(codecs.audio.encode)(given.samples)
+    latents = encoded(codecs.audio, given.samples)
     last = jnp.sum(given.samples_valid, 1, keepdims=True)
     starts = jnp.arange(latents.shape[1]) * (codecs.audio.sample_rate / codecs.audio.rate)
     audio = (audio_reference(latents, codecs.audio.rate, starts < last),)
@@ -148,15 +147,14 @@ def reveal(codec, frames, known):
   nothing under a latent is known, I is the latent of black frames.  M is the share of the pixels
   under a latent that are known: 1 known, 0 to generate.
   """
-  black = codec.black(*frames.shape[1:4])
 
-  def encode(frames, known):
+  def encode(codec, black, frames, known):
     hidden = jnp.asarray(0 if frames.dtype == jnp.uint8 else BLACK, frames.dtype)
     latent = codec.encode(jnp.where(known[..., None], frames, hidden))
     mask = known_share(known, latent.shape[1:4], codec.time_factor)
     return jnp.concatenate([jnp.where(mask > 0, latent, black), mask], -1)
 
-  both = on_rows(encode)(frames, known)
+  both = on_rows(encode)(codec, codec.black(*frames.shape[1:4]), frames, known)
   return both[..., :-1], both[..., -1:]
 
 
@@ -175,6 +173,20 @@ def latents_of(frames: jax.Array, time_factor: int) -> jax.Array:
   """bool [b T] -> [b t]: is every frame under the latent there?"""
   later = frames[:, 1:].reshape(frames.shape[0], -1, time_factor)
   return jnp.concatenate([frames[:, :1], jnp.all(later, -1)], 1)
+
+
+def encoded(codec, media, each: bool = False) -> jax.Array:
+  """Latents of rows of media; `each`: every frame is a picture of its own."""
+  one = lambda codec, x: codec.encode(x)
+  many = lambda codec, x: each_frame(codec.encode, x)
+  return on_rows(many if each else one)(codec, media)
+
+
+def decoded(codec, latents, each: bool = False) -> jax.Array:
+  """The inverse of `encoded`, for video."""
+  one = lambda codec, z: codec.decode(z)
+  many = lambda codec, z: each_frame(codec.decode, z)
+  return on_rows(many if each else one)(codec, latents)
 
 
 def each_frame(f, *clips):

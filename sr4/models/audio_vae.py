@@ -25,6 +25,7 @@ CLIP = 256.0  # of activations, after each block
 class Config:
   """The released 44.1 kHz VAE and its vocoder."""
 
+  weights: str = ''  # a file or folder; 'random'
   channels: int = 40
   width: int = 512
   multiples: tuple[int, ...] = (

@@ -4,14 +4,19 @@ A codec is a pytree: weights are its leaves, and `dct` and `mdct` have none, so 
 `jax.jit(lambda codec, x: codec.encode(x))` takes every codec.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 from typing import Protocol
 
+from flax import nnx
 import jax
 
+from sr4.core import config as config_lib
+from sr4.models import audio_vae
 from sr4.models import dct
 from sr4.models import mdct
+from sr4.models import video_vae
 
 
 class VideoCodec(Protocol):
@@ -52,27 +57,55 @@ class AudioCodec(Protocol):
     """[b l c] -> f32 [b n ch]; n is `samples`, by default all that the latents hold."""
 
 
-VIDEO = {'dct': (dct.DctConfig, dct.DctVideo)}
-AUDIO = {'mdct': (mdct.MdctConfig, mdct.MdctAudio)}
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """A codec that a config may name."""
+
+  config: type
+  make: Callable  # config -> codec
+  defaults: Mapping = dataclasses.field(default_factory=dict)
+
+
+def wan(config: video_vae.Config) -> video_vae.VideoVAE:
+  return video_vae.VideoVAE(config, rngs=nnx.Rngs(0))
+
+
+def mmaudio(config: audio_vae.Config) -> audio_vae.AudioVAE:
+  return audio_vae.AudioVAE(config, rngs=nnx.Rngs(0))
+
+
+VIDEO = {
+  'dct': Kind(dct.DctConfig, dct.DctVideo),
+  'wan2.1': Kind(video_vae.Config, wan),
+  'wan2.2': Kind(video_vae.Config, wan, video_vae.WAN22),
+}
+AUDIO = {
+  'mdct': Kind(mdct.MdctConfig, mdct.MdctAudio),
+  'mmaudio': Kind(audio_vae.Config, mmaudio),
+}
 
 
 def build_video(cfg: Mapping) -> VideoCodec:
-  """The video codec of a config node: `name`, one of VIDEO, and the fields of its Config."""
-  return _build('video', VIDEO, cfg)
+  """The video codec of a config node: `name`, one of VIDEO, and fields of its Config.
+
+  Weights are shapes: sr4/convert/weights.py reads them.
+
+  Raises:
+    ConfigError: no such name, or fields that its Config does not have or take.
+  """
+  return build(VIDEO, cfg, 'config.video_codec')
 
 
 def build_audio(cfg: Mapping) -> AudioCodec:
-  """The audio codec of a config node: `name`, one of AUDIO, and the fields of its Config."""
-  return _build('audio', AUDIO, cfg)
+  """The same for sound, one of AUDIO."""
+  return build(AUDIO, cfg, 'config.audio_codec')
 
 
-def _build(kind: str, codecs: Mapping, cfg: Mapping):
+def build(kinds: Mapping[str, Kind], cfg: Mapping, where: str):
   fields = dict(cfg)
   name = fields.pop('name', None)
-  if name not in codecs:
-    raise ValueError(f'{kind} codec is {name!r}; known: {", ".join(sorted(codecs))}.')
-  config, codec = codecs[name]
-  known = [field.name for field in dataclasses.fields(config)]
-  if unknown := sorted(set(fields) - set(known)):
-    raise ValueError(f'{kind} codec {name!r} has no {unknown}; its fields: {", ".join(known)}.')
-  return codec(config(**fields))
+  if name not in kinds:
+    raise config_lib.ConfigError(f'{where}.name={name!r} is not among {", ".join(sorted(kinds))}')
+  kind = kinds[name]
+  config = config_lib.build(kind.config, kind.defaults | fields, where)
+  return jax.eval_shape(lambda: kind.make(config))

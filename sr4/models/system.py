@@ -15,13 +15,18 @@ from sr4.models.text import bytes as bytes_lib
 TEXT = {'bytes': (bytes_lib.Config, bytes_lib.ByteEncoder)}
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class System:
-  """Codecs and encoder are frozen; the model is made from a key and trained."""
+  """Codecs and encoder are frozen; the model is made from a key and trained.
+
+  A pytree of the codecs' weights: of their shapes, until sr4/convert/weights.py `load` reads them.
+  """
 
   codecs: AV
-  text: object  # (prompts, pictures of each) -> (float32 [b m e], bool [b m])
-  config: mmdit.Config
+  # (prompts, pictures of each) -> (float32 [b m e], bool [b m])
+  text: object = dataclasses.field(metadata={'static': True})
+  config: mmdit.Config = dataclasses.field(metadata={'static': True})
 
   def model(self, key: jax.Array) -> mmdit.MMDiT:
     return mmdit.MMDiT(self.config, rngs=nnx.Rngs(key))
@@ -123,8 +128,8 @@ def build(config) -> System:
   again is an error.
   """
   codecs = AV(
-    _codec(config, 'video_codec', codec.build_video),
-    _codec(config, 'audio_codec', codec.build_audio),
+    codec.build_video(config['video_codec']),
+    codec.build_audio(config['audio_codec']),
   )
   fields = dict(config['text'])
   name = fields.pop('name', None)
@@ -149,10 +154,3 @@ def build(config) -> System:
     raise config_lib.ConfigError(f'config.model.size={size!r} is not among {list(mmdit.SIZES)}')
   model = config_lib.build(mmdit.Config, mmdit.SIZES[size] | fields | derived, 'config.model')
   return System(codecs, TEXT[name][1](text_config), model)
-
-
-def _codec(config, section, build_codec):
-  try:
-    return build_codec(dict(config[section]))
-  except ValueError as error:
-    raise config_lib.ConfigError(f'config.{section}: {error}') from error

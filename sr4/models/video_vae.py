@@ -60,6 +60,7 @@ WAN22 = dict(
 class Config:
   """Wan2.1's by default; WAN22 has the fields of Wan2.2's."""
 
+  weights: str = ''  # a file or folder; 'random'
   channels: int = 16
   width: int = 96  # of the encoder's first stage
   decoder_width: int = 0  # of the decoder's last; 0: the encoder's

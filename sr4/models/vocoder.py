@@ -23,6 +23,7 @@ TAPS = 12  # of the filters around a nonlinearity
 class Config:
   """The released 44.1 kHz, 128 bands, 512 samples a spectrum."""
 
+  weights: str = ''  # a file or folder; 'random'
   bands: int = 128
   width: int = 1536  # of the first stage; each halves it
   rates: tuple[int, ...] = (8, 4, 2, 2, 2, 2)  # samples for one, stage by stage

@@ -77,10 +77,10 @@ def bucket(
   """
   mesh = sharding.make_mesh(topology_lib.devices(topology), **dataclasses.asdict(c.mesh))
   with jax.set_mesh(mesh):
-    step, state, key, clips = abstract_step(system, c, size, clips)
+    step, state, given, clips = abstract_step(system, c, size, clips)
     arrays = tuple(held(part) for part in ((state.model, state.ema), state.opt, clips))
     with exclusive():
-      lowered = step.lower(state, key, clips)
+      lowered = step.lower(state, given, clips)
       found = compiled(lowered, options, sum(arrays), folder, whole)
   return dataclasses.replace(found, arrays=arrays)
 
@@ -258,14 +258,16 @@ def locked(file) -> bool:
 
 
 def abstract_step(system, c: loop.Sections, size, clips):
-  """(jitted step, State, key, Clips), all but the first as shapes with layouts."""
+  """(jitted step, State, (System, key), Clips), all but the first as shapes with layouts."""
   tx, mesh = optimizer.make(c.optimizer), jax.sharding.get_mesh()
   key = jax.eval_shape(lambda: jax.random.key(0))
   state = tree.abstract(functools.partial(state_lib.init, system.model, tx), key)
   rows = jax.NamedSharding(mesh, sharding.ROWS)
   clips = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), clips)
-  step = functools.partial(loop.update, tx, system, size, c.flow, c.step)
-  return jax.jit(step, donate_argnums=0), state, key, clips
+  whole = jax.NamedSharding(mesh, sharding.REPLICATED)
+  place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
+  step = functools.partial(loop.update, tx, size, c.flow, c.step)
+  return jax.jit(step, donate_argnums=0), state, (jax.tree.map(place, system), key), clips
 
 
 def too_much(error: str, arrays: float) -> float:

@@ -29,19 +29,19 @@ class CacheError(errors.UserError):
 
 
 class Program:
-  """One bucket's compiled step: state, key, clips -> state, metrics.  It never compiles again."""
+  """One bucket's compiled step: state, given, clips -> state, metrics.  It never compiles again."""
 
   def __init__(self, name: str, executable, clips):
     self.name, self.executable = name, executable
     self.clips, self.types = clips, _types(clips)
 
-  def __call__(self, state, key, clips):
+  def __call__(self, state, given, clips):
     if _types(clips) != self.types:
       raise errors.UserError(
         f'a batch of bucket {self.name!r} is not what its step was compiled for: '
         f'{_difference(clips, self.clips)}; training/data.py `shapes` and the loader must agree'
       )
-    return self.executable(state, key, clips)
+    return self.executable(state, given, clips)
 
 
 def _types(clips):
@@ -62,7 +62,7 @@ def compile_step(
   name: str,
   step,
   state,
-  key,
+  given,
   clips,
   limit: float | None = None,
   options: dict[str, str] | None = None,
@@ -71,8 +71,9 @@ def compile_step(
   """A bucket's step, compiled for the mesh that is set.
 
   Args:
-    step: jax.jit of (state, key, clips) -> (state, metrics).
-    state, key: arrays, or shapes with layouts.
+    step: jax.jit of (state, given, clips) -> (state, metrics).
+    state: arrays, or shapes with layouts.
+    given: the same, of what each step is given beside it.
     clips: Clips of shapes and dtypes, the global batch, as training/data.py `shapes` gives them.
     limit: GiB of a device, where it tells.
     options: of the compiler.
@@ -84,7 +85,7 @@ def compile_step(
   rows = jax.NamedSharding(mesh, sharding.ROWS)
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), clips)
   try:
-    executable = step.lower(state, key, like).compile(compiler_options=options or None)
+    executable = step.lower(state, given, like).compile(compiler_options=options or None)
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise

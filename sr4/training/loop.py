@@ -12,6 +12,7 @@ import jax
 import tqdm
 
 from sr4 import pipeline
+from sr4.convert import weights
 from sr4.core import config as config_lib
 from sr4.core import errors
 from sr4.core import flags
@@ -139,6 +140,7 @@ def run(
     with log.span('training_prep'):
       say(load.table(system.tokens, c.train.steps, jax.device_count()))
       say(f'compiled programs are kept in {cache}' if cache else 'no compiled programs are kept')
+      system = weights.load(system)
       ready = prepare(config, c, system, load, saves, workdir, log)
     state = train(c, ready, workdir, progress, stop, trace, log, saves)
   say(f'step {int(state.step)} of {c.train.steps} is saved in {saves.directory}')
@@ -152,7 +154,7 @@ class Ready:
   """All that the first step waits for."""
 
   state: state_lib.State
-  key: jax.Array
+  given: tuple  # what each step takes beside the state: System, root key
   page: dict  # of a checkpoint
   batches: Iterator
   names: list[str]  # of buckets; '' where there is one
@@ -165,7 +167,7 @@ def prepare(config, c: Sections, system, load, saves, workdir: str, log) -> Read
   """Compiles every bucket's step, and takes up the latest checkpoint or begins."""
   tx, key = optimizer.make(c.optimizer), jax.random.key(c.train.seed)
   init = lambda key: state_lib.init(system.model, tx, prng.named(key, 'init'))
-  buckets, like = load.schedule.buckets, tree.abstract(init, key)
+  buckets, like, given = load.schedule.buckets, tree.abstract(init, key), (system, key)
   phase = {'schedule': load.schedule.fingerprint(), 'phase': load.config.phase, 'start': 0}
   # The order of resuming: 1. the latest whole checkpoint, 2. its data is ours, 3. the programs,
   # before they have memory to fill, 4. its arrays, 5. the loader at its step.  The step is all the
@@ -178,9 +180,9 @@ def prepare(config, c: Sections, system, load, saves, workdir: str, log) -> Read
   start, shapes, programs, works = latest or 0, data.shapes(config, system), [], []
   for b in buckets if start < c.train.steps else ():
     size, clips = shapes[b.name]
-    step = jax.jit(functools.partial(update, tx, system, size, c.flow, c.step), donate_argnums=0)
+    step = jax.jit(functools.partial(update, tx, size, c.flow, c.step), donate_argnums=0)
     with log.span('compile'):
-      programs.append(compiled.compile_step(b.name, step, like, key, clips, limit, options, say))
+      programs.append(compiled.compile_step(b.name, step, like, given, clips, limit, options, say))
     works.append(accounting.work(system, size, clips))
   with log.span('checkpoint_restore' if latest is not None else 'init'):
     if latest is None:
@@ -193,7 +195,7 @@ def prepare(config, c: Sections, system, load, saves, workdir: str, log) -> Read
   )
   return Ready(
     state,
-    key,
+    given,
     {'config': config_lib.to_json(config), 'data': phase},
     load(start - phase['start'], c.train.steps - phase['start']),
     [b.name if len(buckets) > 1 else '' for b in buckets],
@@ -234,7 +236,7 @@ def train(c: Sections, ready: Ready, workdir, progress, stop, trace, log, saves)
         _, bucket, clips = next(ready.batches)
       log.step(done + 1)
       with jax.profiler.StepTraceAnnotation('train', step_num=done + 1):
-        state, measured = ready.programs[bucket](state, ready.key, sharding.rows(clips))
+        state, measured = ready.programs[bucket](state, ready.given, sharding.rows(clips))
       done += 1
       row = metrics.push(done, measured, ready.works[bucket], waited.seconds, ready.names[bucket])
       check(row, c.step)
@@ -251,8 +253,9 @@ def train(c: Sections, ready: Ready, workdir, progress, stop, trace, log, saves)
   return state
 
 
-def update(tx, system, size, flow, c, state, key, clips):
-  """Media to latents and one step, in one program."""
+def update(tx, size, flow, c, state, given, clips):
+  """Media to latents and one step, in one program.  given: (System, root key)."""
+  system, key = given
   batch = conditioning.encode(system.codecs, size, system.config.patch, clips)
   return step_lib.update(tx, flow, c, state, key, batch)
 

@@ -31,15 +31,14 @@ class HeldOut:
   def __init__(self, system, flow: flow_loss.Config, load, key: jax.Array):
     none = conditioning.DropConfig(text=0.0, references=0.0, modality=0.0)
     flow = dataclasses.replace(flow, drop=none)
-    self.load, self.key = load, prng.named(key, 'held_out')
-    self.losses = [
-      jax.jit(functools.partial(losses, system, b.size, flow)) for b in load.schedule.buckets
-    ]
+    self.system, self.load, self.key = system, load, prng.named(key, 'held_out')
+    self.losses = [jax.jit(functools.partial(losses, b.size, flow)) for b in load.schedule.buckets]
 
   def __call__(self, model) -> dict[str, float]:
     sums = {}
     for step, bucket, clips in self.load(0, self.load.schedule.cycle):
-      told = self.losses[bucket](model, prng.named(self.key, 'step', step), sharding.rows(clips))
+      key = prng.named(self.key, 'step', step)
+      told = self.losses[bucket](self.system, model, key, sharding.rows(clips))
       name = self.load.schedule.buckets[bucket].name
       for modality, (total, rows) in jax.device_get(told).items():
         for place in (f'held_out/{modality}/{name}', f'held_out/{modality}'):
@@ -48,7 +47,7 @@ class HeldOut:
     return {name: total / rows for name, (total, rows) in sums.items() if rows}
 
 
-def losses(system, size, flow, model, key, clips) -> dict:
+def losses(size, flow, system, model, key, clips) -> dict:
   """{modality: (sum of the rows' losses, rows that have it)}."""
   batch = conditioning.encode(system.codecs, size, system.config.patch, clips)
   per = flow_loss.per_example(model, batch, flow_loss.draw(key, batch, flow))

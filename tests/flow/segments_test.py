@@ -1,5 +1,6 @@
 """sr4/flow/segments.py: what is known, where it lies, and that nothing hidden is told."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -79,6 +80,7 @@ def test_a_codec_reads_bytes_as_the_pixels_that_they_are(relative):
   np.testing.assert_array_equal(segments.to_uint8(jnp.asarray([-3.0, 3.0])), [0, 255])
 
 
+@jax.tree_util.register_static
 class Cumulative:
   """A causal codec whose latents hold all that went before, as a VAE's may."""
 

@@ -239,9 +239,9 @@ def test_silence_is_zero_with_finite_gradients():
     (lambda: _video().encode(jnp.zeros((5, 8, 8, 3))), r'\[b T H W 3\]'),
     (lambda: _video().encode(jnp.zeros((1, 6, 8, 8, 3))), 'frames is 6.*: 5 or 9'),
     (lambda: _video().decode(jnp.zeros((1, 2, 2, 2, 16))), r'\[b t h w 32\]'),
-    (lambda: codec.build_video({'name': 'wam'}), "'wam'; known: dct"),
-    (lambda: codec.build_audio({}), 'None; known: mdct'),
-    (lambda: _video(chanels=3), r"no \['chanels'\]; its fields: space_factor"),
+    (lambda: codec.build_video({'name': 'wam'}), "name='wam' is not among dct, wan2.1, wan2.2"),
+    (lambda: codec.build_audio({}), 'name=None is not among mdct, mmaudio'),
+    (lambda: _video(chanels=3), "has no 'chanels'; did you mean 'channels'"),
   ],
 )
 def test_errors_teach(call, message):

@@ -36,7 +36,7 @@ def step(state, key, clips):
 
 def compile_step(**changes):
   arguments = dict(name='clips', step=jax.jit(step, donate_argnums=0), clips=clips()) | changes
-  return compiled.compile_step(**arguments, state=jnp.zeros(()), key=jax.random.key(0))
+  return compiled.compile_step(**arguments, state=jnp.zeros(()), given=jax.random.key(0))
 
 
 def test_a_program_is_the_step():

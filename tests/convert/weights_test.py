@@ -1,0 +1,146 @@
+"""sr4/convert: public names both ways, and what is said of files that are not the model's."""
+
+import json
+import os
+
+import jax
+import ml_collections
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from sr4.convert import files
+from sr4.convert import mmaudio
+from sr4.convert import rules
+from sr4.convert import wan
+from sr4.convert import weights
+from sr4.core import config as config_lib
+from sr4.core import sharding
+from sr4.core import tree
+from sr4.models import codec
+from sr4.models import system as system_lib
+from tests import small_codecs
+from tests import small_run
+
+
+def system(sections) -> system_lib.System:
+  config = small_run.config('nowhere')
+  for name, fields in sections.items():
+    config[name] = ml_collections.ConfigDict(fields)
+  return system_lib.build(config)
+
+
+def test_both_codecs_come_from_their_files(tmp_path):
+  sections = small_codecs.write(tmp_path)
+  found = weights.load(system(sections)).codecs
+  for mine, wanted in zip(found, (small_codecs.video(), small_codecs.audio())):
+    mine, wanted = tree.to_flat(mine), tree.to_flat(wanted)
+    assert mine.keys() == wanted.keys()
+    for name, x in wanted.items():
+      np.testing.assert_array_equal(mine[name], x)
+      assert mine[name].sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize('table', [wan.diffusers, wan.original])
+def test_both_releases_of_wan(table, tmp_path):
+  model = small_codecs.video()
+  path = tmp_path / 'vae.safetensors'
+  safetensors.numpy.save_file(rules.export(model, table(model.config)), path)
+  source = files.source(str(path))
+  found = rules.load(model, wan.table(model.config, source), source)
+  for name, x in tree.to_flat(model).items():
+    np.testing.assert_array_equal(tree.to_flat(found)[name], x)
+
+
+def test_the_original_names_are_those_of_the_release():
+  """As diffusers' converter reads them."""
+  from diffusers.loaders import single_file_utils
+
+  model = small_codecs.video(blocks=2)
+  ours = rules.export(model, wan.original(model.config))
+  theirs = rules.export(model, wan.diffusers(model.config))
+  found = single_file_utils.convert_wan_vae_to_diffusers(dict(ours))
+  assert found.keys() == theirs.keys()
+  for name, x in theirs.items():
+    np.testing.assert_array_equal(found[name], x)
+
+
+def split(tensors, folder):
+  """As transformers writes large models: two files and an index."""
+  names = sorted(tensors)
+  parts = {'a.safetensors': names[::2], 'b.safetensors': names[1::2]}
+  for part, of in parts.items():
+    safetensors.numpy.save_file({name: tensors[name] for name in of}, folder / part)
+  index = {'weight_map': {name: part for part, of in parts.items() for name in of}}
+  (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
+
+
+def test_a_folder_in_parts_of_bfloat16(tmp_path):
+  model = small_codecs.video()
+  table = wan.diffusers(model.config)
+  split({n: x.astype(ml_dtypes.bfloat16) for n, x in rules.export(model, table).items()}, tmp_path)
+  found = tree.to_flat(rules.load(model, table, files.source(str(tmp_path))))
+  for name, x in tree.to_flat(model).items():
+    np.testing.assert_array_equal(found[name], np.asarray(x, ml_dtypes.bfloat16).astype(np.float32))
+  os.remove(tmp_path / 'b.safetensors')
+  with pytest.raises(files.FileError, match=r'names b\.safetensors, which is not there'):
+    files.source(str(tmp_path))
+
+
+def broken(tensors, path):
+  """(what is wrong, the file, what is told)."""
+  save = lambda name, x: safetensors.numpy.save_file(x, path / name) or str(path / name)
+  names = sorted(tensors)
+  whole = (path / 'video.safetensors').read_bytes()
+  (path / 'cut').write_bytes(whole[:-7])
+  (path / 'text').write_text('weights')
+  yield str(path / 'nowhere'), 'there is no such file'
+  yield str(path / 'cut'), 'no whole safetensors file'
+  yield str(path / 'text'), 'no whole safetensors file'
+  yield save('less', {n: tensors[n] for n in names[1:]}), f'1 missing: {names[0]}'
+  yield save('more', tensors | {'zz': np.zeros(2)}), '1 left over: zz'
+  turned = tensors | {'quant_conv.weight': np.zeros((8, 9, 1, 1, 1), np.float32)}
+  yield (
+    save('turned', turned),
+    r'1 of another shape: quant_conv.weight \[8, 9, 1, 1, 1\] for',
+  )
+  yield save('other', {'vae.weight': np.zeros(2)}), r'missing: .* and \d+ more; 1 left over: vae'
+
+
+def test_files_of_something_else(tmp_path):
+  sections = small_codecs.write(tmp_path)
+  model = small_codecs.video()
+  for path, told in broken(rules.export(model, wan.diffusers(model.config)), tmp_path):
+    sections['video_codec']['weights'] = path
+    with pytest.raises(config_lib.errors.UserError, match=told):
+      weights.load(system(sections))
+
+
+def test_weights_have_to_be_named(tmp_path):
+  sections = small_codecs.write(tmp_path)
+  sections['video_codec']['weights'] = ''
+  with pytest.raises(config_lib.ConfigError, match=r'video_codec\.weights names no file.*random'):
+    weights.load(system(sections))
+  sections = small_codecs.write(tmp_path)
+  sections['audio_codec']['weights'] = 'random'
+  with pytest.raises(config_lib.ConfigError, match='both are files, or both are'):
+    weights.load(system(sections))
+
+
+def test_random_weights_are_the_same_on_any_mesh(tmp_path):
+  sections = small_codecs.write(tmp_path)
+  sections['video_codec']['weights'] = 'random'
+  one = tree.to_flat(weights.load(system(sections)).codecs.video)
+  with jax.set_mesh(sharding.make_mesh(fsdp=2, seq=4)):
+    many = tree.to_flat(weights.load(system(sections)).codecs.video)
+    assert all(x.sharding.is_fully_replicated for x in many.values())
+    for name, x in one.items():
+      np.testing.assert_array_equal(many[name], x)
+
+
+def test_a_codec_without_weights_needs_none():
+  plain = system({})
+  assert weights.load(plain).codecs == plain.codecs
+  assert isinstance(codec.build_video(dict(name='dct')), codec.dct.DctVideo)
+  assert mmaudio.UNUSED
