@@ -52,5 +52,5 @@ def test_a_prompt_becomes_a_clip_with_sound(home, tmp_path):
   video = weights.load(system_lib.build(config)).codecs.video
   decoded = np.asarray(segments.to_uint8(video.decode(latents['video'][None])))[0]
   grey = [x.mean(-1).ravel() for x in (clip.frames, decoded)]  # H.264 halves the colours' sides.
-  assert np.corrcoef(*grey)[0, 1] > 0.95
+  assert np.corrcoef(*grey)[0, 1] > 0.8
   assert clip.samples.shape == (5000, 1)
