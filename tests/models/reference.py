@@ -19,12 +19,12 @@ class State:
     return self.places[name]
 
 
-def randomized(model, std: float = 0.02):
+def randomized(model):
   """Every parameter a little off what it is made with, so that none is 0 or 1."""
   torch.manual_seed(0)
   with torch.no_grad():
     for x in model.parameters():
-      x.add_(std * torch.randn_like(x))
+      x.add_((0.1 * x.std() if x.ndim > 1 else 0.02) * torch.randn_like(x))
   return model.eval()
 
 
