@@ -2,12 +2,16 @@
 
   sr4 train --config configs/skyreels_v4.py:video3,large --workdir out/sr4/video3
 
-`:STAGE[,SIZE][,CHIPS][,world]`.  STAGE is a row of STAGES.  SIZE is debug, tiny, small, base (the
-default) or large, the last three with -hd256, too.  CHIPS is v5e, v6e, v5p or tpu7x: laid out over
-a slice of them (PODS).  Workdirs of one training are siblings named after their stages: each stage
-starts from the weights in ../THE_ONE_BEFORE/checkpoints.  Records lie in data.root as
+`:STAGE[,SIZE][,CHIPS][,published|,world]`.  STAGE is a row of STAGES.  SIZE is debug, tiny, small,
+base (the default) or large, the last three with -hd256, too.  CHIPS is v5e, v6e, v5p or tpu7x: laid
+out over a slice of them (PODS).  Workdirs of one training are siblings named after their stages:
+each stage starts from the weights in ../THE_ONE_BEFORE/checkpoints.  Records lie in data.root as
 KIND/FRAMESxHEIGHTxWIDTH, such as clips/81x480x832.  A run prints its buckets, epochs and tokens
 before its first step.
+
+`published` takes the published codecs, Wan2.1's and MMAudio's, from the files that
+--config.video_codec.weights, --config.audio_codec.weights and --config.audio_codec.vocoder.weights
+name (docs/codecs.md); else they are codecs without weights, in the same token geometry.
 
 `world` is the same training at the scale of a toy, on SR4-World:
 
@@ -19,8 +23,7 @@ before its first step.
 Each stage ends with a lower held-out loss than it began with (tests/curriculum_test.py).
 
 What the report leaves open and is chosen here: learning rates, the tokens of a step, the aspect
-ratios, the hours of sound, how the tasks of a stage are spread over its buckets.  The codecs are
-those without weights, in the token geometry of the Wan2.1 and MMAudio VAEs.
+ratios, the hours of sound, how the tasks of a stage are spread over its buckets.
 """
 
 import dataclasses
@@ -233,16 +236,26 @@ PODS = dict(
   tpu7x=(Pod(8, 8, 4, 'results'), Pod(4, 16, 8, 'attention')),
 )
 
+PLAIN = dict(
+  video_codec=dict(name='dct', space_factor=8, channels=16),
+  audio_codec=dict(name='mdct', sample_rate=44100, audio_channels=1, hop=1024, bands=40),
+)
+PUBLISHED = dict(
+  video_codec=dict(name='wan2.1', weights='', tile=0),
+  audio_codec=dict(name='mmaudio', weights='', vocoder=dict(weights='')),
+)
+
 
 def get_config(arg: str = 'video1') -> ml_collections.ConfigDict:
   name, *others = arg.split(',')
   world = 'world' in others
   chips = [other for other in others if other in PODS]
-  sizes = [other for other in others if other not in ('world', *PODS)] or ['base']
-  if name not in STAGES or len(sizes) > 1 or len(chips) > 1:
+  codecs = [other for other in others if other in ('published', 'world')]
+  sizes = [other for other in others if other not in (*PODS, *codecs)] or ['base']
+  if name not in STAGES or max(map(len, (sizes, chips, codecs))) > 1:
     raise ValueError(
-      f'write STAGE[,SIZE][,CHIPS][,world] with a STAGE among {", ".join(STAGES)} and CHIPS among '
-      f'{", ".join(PODS)}'
+      'write STAGE[,SIZE][,CHIPS][,published|,world] with a STAGE among '
+      f'{", ".join(STAGES)} and CHIPS among {", ".join(PODS)}'
     )
   stage = STAGES[name]
   pod = PODS[chips[0]][max(stage.resolutions, default=0) > 480] if chips else None
@@ -252,8 +265,7 @@ def get_config(arg: str = 'video1') -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict(
     dict(
       model=dict(size=sizes[0], remat=pod.remat if pod else 'attention'),
-      video_codec=dict(name='dct', space_factor=8, channels=16),
-      audio_codec=dict(name='mdct', sample_rate=44100, audio_channels=1, hop=1024, bands=40),
+      **(PUBLISHED if 'published' in codecs else PLAIN),
       text=dict(name='bytes', width=512, tokens=512),
       data=dict(root=root, captions=stage.captions, buckets=found),
       flow=dict(

@@ -6,7 +6,10 @@ import types
 import pytest
 
 from configs import skyreels_v4
+from data_pipelines import loader
+from sr4.core import config as config_lib
 from sr4.models import mmdit
+from sr4.models import system as system_lib
 from sr4.planning import topology as topology_lib
 from sr4.training import data
 from sr4.training import loop
@@ -28,9 +31,24 @@ def test_a_layout_takes_all_buckets(stage, chips):
     assert mmdit.SIZES[size]['width'] % (c.mesh.fsdp * c.mesh.seq) == 0
 
 
-@pytest.mark.parametrize('arg', ['video9', 'video1,base,large', 'video1,v5p,v5e', 'video1,base,v9'])
+@pytest.mark.parametrize(
+  'arg',
+  ['video9', 'video1,base,large', 'video1,v5p,v5e', 'video1,base,v9', 'video1,world,published'],
+)
 def test_wrong_words(arg):
   with pytest.raises(
-    ValueError, match=r'STAGE\[,SIZE\]\[,CHIPS\]\[,world\].*video1, video2.*v5e, v6e'
+    ValueError, match=r'STAGE\[,SIZE\]\[,CHIPS\]\[,published\|,world\].*video1, video2.*v5e, v6e'
   ):
     skyreels_v4.get_config(arg)
+
+
+def test_published_codecs_have_the_same_geometry():
+  """To a latent of sound."""
+  plain, real = (
+    system_lib.build(skyreels_v4.get_config(f'joint,debug{words}')) for words in ('', ',published')
+  )
+  for bucket in skyreels_v4.get_config('joint').data.buckets.values():
+    fields = config_lib.build(loader.BucketConfig, bucket).size()
+    ours, theirs = (system.tokens(system.size(**fields)) for system in (plain, real))
+    assert ours.video == theirs.video
+    assert 0 <= ours.audio - theirs.audio <= 1  # MMAudio drops what does not fill a latent.
