@@ -1,12 +1,13 @@
 """The codecs with weights beside diffusers' classes: same weights, fp32, same threads, one run.
 
-  python benchmarks/codec_speed.py [--threads 2] [--repeat 3]
+  python benchmarks/codec_speed.py [--threads 2] [--repeat 1] [--only video|sound]
 
 Weights are random.  Each pass is compiled and run once before it is timed; the best of `repeat` is
 told, and how far the results are apart (relative L2).  Needs pip install 'sr4[test]'.
 """
 
 import argparse
+import itertools
 import os
 import tempfile
 import time
@@ -33,16 +34,19 @@ RATE = 44_100
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--threads', type=int, default=os.cpu_count())
-  parser.add_argument('--repeat', type=int, default=3)
+  parser.add_argument('--repeat', type=int, default=1)
+  parser.add_argument('--only', choices=('video', 'sound'))
   args = parser.parse_args()
   torch.set_num_threads(args.threads)
   print('| pass | ours s | diffusers s | ratio | relative L2 |\n|---|---|---|---|---|')
   with torch.inference_mode(), jax.set_mesh(sharding.make_mesh(fsdp=1)):
-    for name, ours, theirs in (*video(), *sound()):
+    passes = {'video': video, 'sound': sound}
+    chosen = [passes[args.only]] if args.only else passes.values()
+    for name, ours, theirs in itertools.chain.from_iterable(make() for make in chosen):
       mine, found = best(ours, args.repeat)
       other, wanted = best(theirs, args.repeat)
       far = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
-      print(f'| {name} | {mine:.2f} | {other:.2f} | {mine / other:.2f} | {far:.1e} |', flush=True)
+      print(f'| {name} | {mine:.3f} | {other:.3f} | {mine / other:.2f} | {far:.1e} |', flush=True)
 
 
 def best(run, repeat: int):
