@@ -125,12 +125,11 @@ class Names:
 
   def name(self, ours: str) -> str:
     parts = ours.split('.')
-    for i in range(len(parts), -1, -1):
-      prefix = '.'.join(parts[:i])
-      if prefix in self.prefixes or not i:
-        rest = [self.words.get(word, word) for word in parts[i:]]
-        return '.'.join(filter(None, [self.prefixes.get(prefix, ''), *rest]))
-    raise AssertionError
+    lengths = range(len(parts), 0, -1)
+    longest = next((n for n in lengths if '.'.join(parts[:n]) in self.prefixes), 0)
+    prefix = self.prefixes.get('.'.join(parts[:longest]), '')
+    rest = [self.words.get(word, word) for word in parts[longest:]]
+    return '.'.join(filter(None, [prefix, *rest]))
 
 
 def matched(rules: Mapping[str, int], name: str, default: int) -> int:

@@ -1,13 +1,12 @@
 """The causal 3-D VAE of Wan2.1 and Wan2.2: frames <-> latents.
 
 Reference: `diffusers.AutoencoderKLWan`, whose files sr4/convert/ reads.  Each latent sees its
-frames and those before them, so a clip may be coded in parts: every causal layer remembers the
-frames that it needs of the part before (`Past`).  One part is one pass; both are the same numbers.
+frames and those before them, so a clip may be coded in parts, of which every causal layer remembers
+the last frames (causal.py).  In one part or in many, the numbers are the same.
 
 Letters: b rows, T H W frames, t h w c latents.
 """
 
-from collections.abc import Callable
 import dataclasses
 import itertools
 
@@ -16,6 +15,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from sr4.models import causal
 from sr4.models import frames as frames_lib
 from sr4.models import tiles
 from sr4.nn import conv
@@ -99,47 +99,6 @@ class Config:
     return self.patch * 2 ** len(self.halved)
 
 
-class Past:
-  """What causal layers keep of one part of a clip for the next, in the order of their calls."""
-
-  def __init__(self, before: list | None = None):
-    self.begins = before is None
-    self.before = iter(before or ())
-    self.kept = []
-
-  def join(self, x: jax.Array, frames: int) -> jax.Array:
-    """x [b T ...] after the frames that come before it: zeros, where the clip begins."""
-    shape = (x.shape[0], frames, *x.shape[2:])
-    before = jnp.zeros(shape, x.dtype) if self.begins else next(self.before)
-    x = jnp.concatenate([before, x], 1)
-    self.keep(x[:, -frames:])
-    return x
-
-  def keep(self, x: jax.Array):
-    self.kept.append(x)
-
-
-def in_parts(f: Callable[[jax.Array, Past], jax.Array], x: jax.Array, size: int) -> jax.Array:
-  """f(x, Past()), along axis 1: its first entry, then `size` at a time, in one program.
-
-  A size that does not divide what follows the first entry is lowered to one that does.
-  """
-  rest = x.shape[1] - 1
-  size = next((n for n in range(min(size, rest), 0, -1) if rest % n == 0), 0)
-  if size in (0, rest):
-    return f(x, Past())
-  past = Past()
-  first = f(x[:, :1], past)
-
-  def part(kept, at):
-    past = Past(kept)
-    y = f(jax.lax.dynamic_slice_in_dim(x, at, size, 1), past)
-    return past.kept, y
-
-  _, parts = jax.lax.scan(part, past.kept, 1 + size * jnp.arange(rest // size))
-  return jnp.concatenate([first, jax.lax.collapse(jnp.moveaxis(parts, 0, 1), 1, 3)], 1)
-
-
 class Norm(nnx.Module):
   """x / |x| * sqrt(C) * gamma over the channels; |x| in fp32."""
 
@@ -159,7 +118,7 @@ class Causal(conv.Conv):
   def __init__(self, inputs: int, outputs: int, how: dict):
     super().__init__((3, 3, 3), inputs, outputs, padding=((0, 0), (1, 1), (1, 1)), **how)
 
-  def __call__(self, x: jax.Array, past: Past) -> jax.Array:
+  def __call__(self, x: jax.Array, past: causal.Past) -> jax.Array:
     return super().__call__(past.join(x, 2))
 
 
@@ -169,7 +128,7 @@ class Residual(nnx.Module):
     self.norm2, self.conv2 = Norm(outputs), Causal(outputs, outputs, how)
     self.shortcut = conv.Conv((1, 1, 1), inputs, outputs, **how) if inputs != outputs else None
 
-  def __call__(self, x, past: Past):
+  def __call__(self, x, past: causal.Past):
     y = self.conv1(jax.nn.silu(self.norm1(x)), past)
     y = self.conv2(jax.nn.silu(self.norm2(y)), past)
     return y + (x if self.shortcut is None else self.shortcut(x))
@@ -204,7 +163,7 @@ class Middle(nnx.Module):
     self.before, self.after = (Residual(size, size, how) for _ in range(2))
     self.attention = Attention(size, how)
 
-  def __call__(self, x, past: Past):
+  def __call__(self, x, past: causal.Past):
     return self.after(self.attention(self.before(x, past)), past)
 
 
@@ -216,7 +175,7 @@ class Down(nnx.Module):
     self.space = conv.Conv((1, 3, 3), size, size, padding=padding, stride=(1, 2, 2), **how)
     self.time = conv.Conv((3, 1, 1), size, size, stride=(2, 1, 1), **how) if time else None
 
-  def __call__(self, x, past: Past):
+  def __call__(self, x, past: causal.Past):
     x = self.space(x)
     if self.time is None:
       return x
@@ -233,7 +192,7 @@ class Up(nnx.Module):
     self.time = conv.Conv((3, 1, 1), inputs, 2 * inputs, **how) if time else None
     self.space = conv.Conv((1, 3, 3), inputs, outputs, padding=((0, 0), (1, 1), (1, 1)), **how)
 
-  def __call__(self, x, past: Past):
+  def __call__(self, x, past: causal.Past):
     if self.time is not None:
       first, x = (x[:, :1], x[:, 1:]) if past.begins else (x[:, :0], x)
       x = past.join(x, 2)
@@ -253,7 +212,7 @@ class Stage(nnx.Module):
     self.blocks = nnx.List([Residual(i, o, how) for i, o in itertools.pairwise(widths)])
     self.change, self.around = change, around
 
-  def __call__(self, x, past: Past):
+  def __call__(self, x, past: causal.Past):
     y = x
     for block in self.blocks:
       y = block(y, past)
@@ -308,7 +267,7 @@ class Encoder(nnx.Module):
     self.norm_out, self.conv_out = Norm(widths[-1]), Causal(widths[-1], 2 * c.channels, how)
     self.moments = conv.Conv((1, 1, 1), 2 * c.channels, 2 * c.channels, **how)
 
-  def __call__(self, x, past: Past):
+  def __call__(self, x, past: causal.Past):
     x = self.conv_in(x, past)
     for stage in self.stages:
       x = stage(x, past)
@@ -332,7 +291,7 @@ class Decoder(nnx.Module):
       self.stages.append(Stage([inputs, *[outputs] * (c.blocks + 1)], change, around, how))
     self.norm_out, self.conv_out = Norm(widths[-1]), Causal(widths[-1], 3 * c.patch**2, how)
 
-  def __call__(self, z, past: Past):
+  def __call__(self, z, past: causal.Past):
     x = self.middle(self.conv_in(self.latents(z), past), past)
     for stage in self.stages:
       x = stage(x, past)
@@ -393,7 +352,7 @@ class VideoVAE(nnx.Module):
       x = cells(frames_lib.to_float(frames), c.patch).astype(c.dtype)
       return self.encoder(x, past).astype(jnp.float32)
 
-    return in_parts(part, frames, c.chunk * self.time_factor)
+    return causal.in_parts(part, frames, c.chunk * self.time_factor)
 
   def _decode(self, z: jax.Array) -> jax.Array:
     c = self.config
@@ -401,7 +360,7 @@ class VideoVAE(nnx.Module):
     def part(z, past):
       return pixels(self.decoder(z.astype(c.dtype), past), c.patch).astype(jnp.float32)
 
-    return in_parts(part, z, c.chunk)
+    return causal.in_parts(part, z, c.chunk)
 
   def _of(self, name: str, default: float) -> jax.Array:
     return jnp.asarray(getattr(self.config, name) or default, jnp.float32)

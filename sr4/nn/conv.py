@@ -101,6 +101,7 @@ class Transposed(nnx.Module):
     kernel = self.kernel[...].astype(self.dtype)
     window, inputs, outputs = kernel.shape
     taps = window // self.stride
+    # Place p of an input is kernel[p] of it, kernel[p + stride] of the one before, and so on.
     phases = kernel.reshape(taps, self.stride, inputs, outputs)[::-1].transpose(0, 2, 1, 3)
     phases = phases.reshape(taps, inputs, self.stride * outputs)
     y = general(x.astype(self.dtype), phases, ((taps - 1, taps - 1),), (1,), (1,))
