@@ -27,6 +27,7 @@ CURATE = [
   'pyloudnorm>=0.2',
   'scenedetect-headless>=0.7.2',  # Plain scenedetect brings the OpenCV with windows.
 ]
+TEXT = ['tokenizers>=0.22', 'pillow>=11']  # What Qwen-VL reads with.
 TFDS = ['tensorflow-datasets>=4.9.10']  # Without TensorFlow: it reads and describes, no more.
 TPU = ['libtpu>=0.0.51']  # On a machine without a TPU it compiles for one.
 TEST = [
@@ -48,9 +49,10 @@ setuptools.setup(
   install_requires=CORE,
   extras_require={
     'curate': CURATE,
+    'text': TEXT,
     'tfds': TFDS,
     'tpu': TPU,
-    'test': TEST + CURATE + TFDS + TPU,
+    'test': TEST + TEXT + CURATE + TFDS + TPU,
   },
   packages=setuptools.find_packages(
     include=['sr4', 'sr4.*', 'data_pipelines', 'data_pipelines.*', 'configs']

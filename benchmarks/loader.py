@@ -43,7 +43,7 @@ def write(folder: str, size: Size, count: int, codec: str):
   records.write(folder, (kinds.make(source, i, 'clips') for i in range(count)), codec=codec)
 
 
-def text(prompts, pictures):
+def text(prompts, size):
   return np.zeros((len(prompts), 1, 1), np.float32), np.ones((len(prompts), 1), bool)
 
 

@@ -15,11 +15,12 @@ from sr4.core.batch import References
 from sr4.core.batch import Size
 
 
-def shapes(rows: int, size: Size, named, text: tuple[int, int], channels: int) -> Clips:
+def shapes(rows: int, size: Size, named, text, channels: int) -> Clips:
   """The Clips of so many rows of a bucket with these tasks, as shapes and dtypes.
 
   Args:
-    text: (m, e) of the text encoder; channels: of the sound.
+    text: shapes of what the text encoder reads, and of which tokens there are; channels: of the
+      sound.
   """
   array = lambda shape, dtype: jax.ShapeDtypeStruct((rows, *shape), dtype)
   some = lambda count, shape, dtype: array((count, *shape), dtype) if count else None
@@ -45,8 +46,7 @@ def shapes(rows: int, size: Size, named, text: tuple[int, int], channels: int) -
     some(size.frames, picture, np.uint8),
     some(size.samples, (channels,), np.float32),
     known,
-    array(text, np.float32),
-    array(text[:1], bool),
+    *text,
     both,
     both if any(any(tasks.TASKS[name].clean) for name in named) else None,
     keyframes,
@@ -70,7 +70,7 @@ def collate(rows, size: Size, named, text, text_valid, channels: int) -> Clips:
     Keyframes(lambda r: r.keyframes, lambda r: r.at),
     References(images, there(images), clip, there(clip), sound, there(sound)),
   )
-  like = shapes(len(rows), size, named, text.shape[1:], channels)
+  like = shapes(len(rows), size, named, (None, None), channels)
   whole = lambda x: x is None  # A leaf: what the bucket has not.
   made = jax.tree.map(lambda x, f: x and stack(rows, x, f), like, of, is_leaf=whole)
   return dataclasses.replace(made, text=text, text_valid=text_valid)

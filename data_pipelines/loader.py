@@ -1,6 +1,6 @@
 """Records to batches: what a step sees is a function of (seed, step), on any number of hosts.
 
-    load = Loader(config, sizes, text, ...)
+    load = Loader(config, sizes, read, ...)
     for step, bucket, clips in load(start, stop): ...
 
 A record that cannot be used never changes a shape: another of the same bucket takes its place, and
@@ -23,6 +23,7 @@ from sr4.core import captions
 from sr4.core import errors
 from sr4.core.batch import Clips
 from sr4.core.batch import Size
+from sr4.core.prompt import Prompt
 
 ATTEMPTS = 4  # records that may stand in for a bad one before its row is left empty
 
@@ -100,8 +101,7 @@ class Loader:
   Args:
     config: what to read.
     sizes: {name: core.batch.Size} of the buckets.
-    text: (captions, pictures) -> (float32 [b m e], bool [b m]); pictures are a tuple of uint8
-      [h w 3] for each caption, those that it names as @image_1 and so on.
+    read: (list of Prompt, Size) -> (tree of [b ...], bool [b m]) of a text encoder.
     sample_rate, channels: of the sound, in Hz, and 1 or 2.
     time_factor: frames under a latent of the video codec.
     dropped: file that gets a line of JSON for each record that could not be used.
@@ -111,7 +111,7 @@ class Loader:
     self,
     config: Config,
     sizes: dict,
-    text: Callable,
+    read: Callable,
     sample_rate: int,
     channels: int,
     time_factor: int,
@@ -122,7 +122,7 @@ class Loader:
     dropped: str | None = None,
     cycle: int = buckets.CYCLE,
   ):
-    self.config, self.text, self.channels = config, text, channels
+    self.config, self.read, self.channels = config, read, channels
     self.time_factor, self.host, self.hosts = time_factor, host, hosts
     self.shares = dataclasses.asdict(config.captions)
     named = sorted(config.buckets.items())
@@ -163,7 +163,7 @@ class Loader:
         grain.MultiprocessingOptions(self.config.workers, per_worker_buffer_size=1)
       )
     for step, b, clips, reasons in ready:
-      self.count(step, len(clips.text), reasons)
+      self.count(step, len(clips.text_valid), reasons)
       yield step, b, clips
 
   def batch(self, step: int) -> tuple[int, int, Clips, tuple[str, ...]]:
@@ -171,7 +171,8 @@ class Loader:
     b, draws = self.schedule.draws(int(step), self.host, self.hosts)
     bucket, reasons = self.schedule.buckets[b], []
     rows = [self.row(b, draw, reasons) for draw in draws]
-    text = self.text([row.caption for row in rows], [row.images for row in rows])
+    prompts = [Prompt(row.caption, row.images, row.clip, bucket.size.fps) for row in rows]
+    text = self.read(prompts, bucket.size)
     named = [name for name, _ in bucket.tasks]
     clips = collate.collate(rows, bucket.size, named, *text, self.channels)
     return int(step), b, clips, tuple(reasons)

@@ -9,16 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from sr4.convert import weights
+from sr4.core import captions
 from sr4.core import sharding
 from sr4.core import tree
 from sr4.core.av import AV
 from sr4.core.batch import Size
+from sr4.core.prompt import Prompt
 from sr4.flow import conditioning
 from sr4.flow import guidance
 from sr4.flow import path
 from sr4.flow import segments
 from sr4.flow import solver
 from sr4.models import system as system_lib
+from sr4.models.text import encoder
 from sr4.training import checkpoint
 
 
@@ -69,7 +72,10 @@ class Pipeline:
     if len(prompts) != len(seeds) or not prompts:
       raise ValueError(f'{len(prompts)} prompts and {len(seeds)} seeds; give one seed per prompt')
     extra = -len(prompts) % sharding.axis_size(*sharding.DP)
-    text, valid = self.system.text(prompts + [''] * extra)
+    read = [Prompt(prompt) for prompt in prompts + [''] * extra]
+    for prompt in prompts:
+      captions.check_references(prompt, ())
+    text, valid = self.system.text.read(read, self.size)
     seeds_array = np.array(seeds + [0] * extra, np.uint32)
     latents = generate(
       self.system, self.size, self.config, self.model, *sharding.rows((text, valid, seeds_array))
@@ -89,14 +95,14 @@ class Pipeline:
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def generate(system, size: Size, c: Config, model, text, text_valid, seeds) -> AV:
   """Latents, AV of tuples of [b t h w c] and [b l c], one for each generated segment."""
-  rows = text.shape[0]
+  rows = text_valid.shape[0]
   present = AV(*(sharding.over_rows(True, rows) for _ in range(2)))
   at = segments.keyframes_at(size, system.codecs.video.time_factor)
   cond = conditioning.condition(
     system.codecs,
     size,
     model.config.patch,
-    text,
+    encoder.embedded(system.text, text),
     text_valid,
     present,
     at=sharding.over_rows(jnp.array(at, jnp.int32), rows),

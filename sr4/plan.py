@@ -76,7 +76,9 @@ def main(args):
     raise errors.UserError(f'--bucket {unknown[0]}: the buckets are {", ".join(buckets)}')
   asked = args.bucket or list(buckets)
   mesh = sharding.make_mesh(topology_lib.devices(topology), **dataclasses.asdict(c.mesh))
-  data.check_rows({name: len(buckets[name][1].text) for name in asked}, mesh, c.step.accumulate)
+  data.check_rows(
+    {name: len(buckets[name][1].text_valid) for name in asked}, mesh, c.step.accumulate
+  )
   price = args.chip_hour_usd or cost.CHIP_HOUR_USD[topology.generation]
   shape, steps, rows, refused = dict(mesh.shape), cost.steps(config), [], {}
   print(f'{topology}: {topology.chips} chips, mesh {shape}; GiB of a device, model of a step:')

@@ -59,7 +59,7 @@ def main(args):
   with sharding.default_mesh():
     model = jax.eval_shape(lambda: system.model(jax.random.key(0)))
   tokens = max(system.tokens(size))
-  job = sweep.Job(system.config, tree.count(model), len(clips.text), tokens, topology)
+  job = sweep.Job(system.config, tree.count(model), len(clips.text_valid), tokens, topology)
   objections = {c: sweep.objection(c, job) for c in sweep.candidates(job, choices(args))}
   left = [c for c, (rule, _) in objections.items() if not rule]
   dropped = collections.Counter(rule for rule, _ in objections.values() if rule)

@@ -61,11 +61,15 @@ def _rule(file: str):
   return None
 
 
+# Where torch may be asked for, in functions.
+TORCH = ('sr4/export', 'sr4/models/text/transformers_lm.py')
+
+
 def _astray(file: str, source: str) -> set[str]:
   """What a file imports against the rules."""
   names, rule = _imports(source), _rule(file)
   astray = {n for n in names if _within(n, ('tensorflow', 'tf_keras', 'clu'))}
-  if not file.startswith('sr4/export'):
+  if not file.startswith(TORCH):
     astray |= {n for n in names if _within(n, ('torch', 'diffusers', 'transformers'))}
   if rule is not None:
     astray |= {

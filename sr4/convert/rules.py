@@ -33,7 +33,14 @@ class Tensor:
   axes: tuple[int, ...]
 
 
-Table = Callable[[str, tuple[int, ...]], Tensor]
+@dataclasses.dataclass(frozen=True)
+class Stack:
+  """Blocks that we hold as one array: ours[i] is what tensors[i] says."""
+
+  tensors: tuple[Tensor, ...]
+
+
+Table = Callable[[str, tuple[int, ...]], Tensor | Stack]
 
 
 def load(like, table: Table, source: files.Source, unused: Iterable[str] = ()):
@@ -48,14 +55,20 @@ def load(like, table: Table, source: files.Source, unused: Iterable[str] = ()):
   """
   flat = tree.to_flat(like)
   wanted = {name: table(name, x.shape) for name, x in flat.items()}
-  check(wanted.values(), source, unused)
+  check([tensor for found in wanted.values() for tensor in parts(found)], source, unused)
 
   def read(name: str, like):
-    foreign, cast = wanted[name], np.dtype(like.dtype)
-    x = source.read(foreign.name).transpose(foreign.axes).reshape(like.shape).astype(cast)
+    foreign, x = parts(wanted[name]), np.empty(like.shape, like.dtype)
+    rows = x if isinstance(wanted[name], Stack) else [x]
+    for row, tensor in zip(rows, foreign):
+      row[...] = source.read(tensor.name).transpose(tensor.axes).reshape(row.shape)
     return jax.make_array_from_callback(like.shape, like.sharding, lambda at: x[at])
 
   return tree.from_flat(like, {name: read(name, x) for name, x in flat.items()})
+
+
+def parts(found: Tensor | Stack) -> tuple[Tensor, ...]:
+  return found.tensors if isinstance(found, Stack) else (found,)
 
 
 def check(wanted: Iterable[Tensor], source: files.Source, unused: Iterable[str]):
@@ -89,9 +102,11 @@ def export(model, table: Table) -> dict[str, np.ndarray]:
   found = {}
   for name, x in tree.to_flat(model).items():
     foreign = table(name, x.shape)
-    moved = np.asarray(x).reshape([foreign.shape[axis] for axis in foreign.axes])
-    back = [foreign.axes.index(axis) for axis in range(moved.ndim)]
-    found[foreign.name] = moved.transpose(back).copy(order='C')
+    rows = np.asarray(x) if isinstance(foreign, Stack) else [np.asarray(x)]
+    for row, tensor in zip(rows, parts(foreign)):
+      moved = row.reshape([tensor.shape[axis] for axis in tensor.axes])
+      back = [tensor.axes.index(axis) for axis in range(moved.ndim)]
+      found[tensor.name] = moved.transpose(back).copy(order='C')
   return found
 
 

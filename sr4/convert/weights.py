@@ -1,4 +1,4 @@
-"""The weights of a system's codecs, from the files that its config names."""
+"""The weights of a system's codecs and text encoder, from the files that its config names."""
 
 import dataclasses
 
@@ -6,6 +6,7 @@ import jax
 
 from sr4.convert import files
 from sr4.convert import mmaudio
+from sr4.convert import qwen
 from sr4.convert import rules
 from sr4.convert import wan
 from sr4.core import config as config_lib
@@ -16,20 +17,34 @@ from sr4.models import audio_vae
 from sr4.models import codec
 from sr4.models import system as system_lib
 from sr4.models import video_vae
+from sr4.models.text import encoder
+from sr4.models.text import qwen_vl
 
 RANDOM = 'random'
 
 
 def load(system: system_lib.System) -> system_lib.System:
-  """The system with weights in place of their shapes, whole on each device of the mesh.
+  """The system with weights in place of their shapes, laid out on the mesh that is set.
 
   Raises:
-    ConfigError: a codec has weights and its config names no file.
+    ConfigError: a part has weights and its config names no file.
     ConvertError, FileError: of the file.
   """
   with sharding.default_mesh():
-    codecs = AV(video(system.codecs.video), audio(system.codecs.audio))
-  return dataclasses.replace(system, codecs=codecs)
+    like = system.placed()
+    codecs = AV(video(like.codecs.video), audio(like.codecs.audio))
+    return dataclasses.replace(system, codecs=codecs, text=text(like.text))
+
+
+def text(like):
+  if not isinstance(like, qwen_vl.QwenVL):
+    return like
+  c = like.config
+  if c.weights == RANDOM:
+    return drawn(lambda: encoder.qwen(c), like)
+  source = files.source(given(c.weights, 'text.weights'))
+  qwen.check(c, c.weights)
+  return rules.load(like, qwen.table(c, source), source, qwen.unused(c))
 
 
 def video(like):
@@ -37,22 +52,22 @@ def video(like):
     return like
   c = like.config
   if c.weights == RANDOM:
-    return drawn(lambda: codec.wan(c))
+    return drawn(lambda: codec.wan(c), like)
   source = files.source(given(c.weights, 'video_codec.weights'))
-  return rules.load(placed(like), wan.table(c, source), source)
+  return rules.load(like, wan.table(c, source), source)
 
 
 def audio(like):
   if not isinstance(like, audio_vae.AudioVAE):
     return like
-  c, flat = like.config, tree.to_flat(placed(like))
+  c, flat = like.config, tree.to_flat(like)
   if RANDOM in (c.weights, c.vocoder.weights):
     if c.weights != c.vocoder.weights:
       raise config_lib.ConfigError(
         f'config.audio_codec.weights={c.weights!r} and vocoder.weights={c.vocoder.weights!r}: '
         f"both are files, or both are '{RANDOM}'"
       )
-    return drawn(lambda: codec.mmaudio(c))
+    return drawn(lambda: codec.mmaudio(c), like)
   vae = files.source(given(c.weights, 'audio_codec.weights'))
   voice = files.source(given(c.vocoder.weights, 'audio_codec.vocoder.weights'))
   prefix = 'vocoder.'
@@ -72,13 +87,6 @@ def given(path: str, key: str) -> str:
   return path
 
 
-def placed(like):
-  """Shapes with their layout on the mesh that is set."""
-  whole = jax.NamedSharding(jax.sharding.get_mesh(), sharding.REPLICATED)
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), like)
-
-
-def drawn(make):
-  """The same random weights on every host."""
-  like = placed(jax.eval_shape(make))
+def drawn(make, like):
+  """The same random weights on every host, laid out as `like`."""
   return jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, like))()

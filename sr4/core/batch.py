@@ -66,7 +66,7 @@ class Clips:
   frames: Array | None  # uint8 [b T H W 3]
   samples: Array | None  # float32 [b n channels] in [-1, 1]
   known: Array | None  # bool [b T H W] or [b T 1 1]: pixels given, not generated; None: none is
-  text: Array  # float32 [b m e]
+  text: Any  # float32 [b m e], or what the text encoder makes it of
   text_valid: Array  # bool [b m]
   present: AV  # bool [b] each: does this row have that modality?
   clean: AV | None = None  # bool [b] each: given whole (audio to video, video to audio)

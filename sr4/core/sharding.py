@@ -19,6 +19,7 @@ AXES = ('data', 'fsdp', 'seq', 'tensor')  # slices | parameters and batch | toke
 DP = ('data', 'fsdp')
 
 ROWS = P(DP)  # b ...: anything with a batch axis and nothing else split
+KEYS = P(DP, None, 'tensor', None)  # b r n k: all tokens of a row, for queries that `seq` splits
 WHOLE = P(DP, None, None)  # b s d: the tokens of a row on each device
 FSDP = ('fsdp', 'seq')  # one side of a weight, at rest; collected for use
 
@@ -126,6 +127,18 @@ def over_rows(x: jax.Array, rows: int) -> jax.Array:
 def on_rows(f):
   """f, for work within rows (codecs, patches); what is inside, the compiler lays out."""
   return jax.sharding.auto_axes(f, out_sharding=ROWS)
+
+
+def at_rest(*spec) -> P | None:
+  """The layout of a frozen weight; none where no mesh is set, as when its shape alone is asked."""
+  return None if jax.sharding.get_abstract_mesh().empty else P(*spec)
+
+
+def constrained(x: jax.Array, spec: P) -> jax.Array:
+  """x laid out so, for what runs inside `on_rows`; as it is where no mesh is set."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec)
 
 
 def of(x: jax.Array) -> P:

@@ -4,17 +4,15 @@ A codec is a pytree: weights are its leaves, and `dct` and `mdct` have none, so 
 `jax.jit(lambda codec, x: codec.encode(x))` takes every codec.
 """
 
-from collections.abc import Callable
 from collections.abc import Mapping
-import dataclasses
 from typing import Protocol
 
 from flax import nnx
 import jax
 
-from sr4.core import config as config_lib
 from sr4.models import audio_vae
 from sr4.models import dct
+from sr4.models import kinds
 from sr4.models import mdct
 from sr4.models import video_vae
 
@@ -57,15 +55,6 @@ class AudioCodec(Protocol):
     """[b l c] -> f32 [b n ch]; n is `samples`, by default all that the latents hold."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
-  """A codec that a config may name."""
-
-  config: type
-  make: Callable  # config -> codec
-  defaults: Mapping = dataclasses.field(default_factory=dict)
-
-
 def wan(config: video_vae.Config) -> video_vae.VideoVAE:
   return video_vae.VideoVAE(config, rngs=nnx.Rngs(0))
 
@@ -75,13 +64,13 @@ def mmaudio(config: audio_vae.Config) -> audio_vae.AudioVAE:
 
 
 VIDEO = {
-  'dct': Kind(dct.DctConfig, dct.DctVideo),
-  'wan2.1': Kind(video_vae.Config, wan),
-  'wan2.2': Kind(video_vae.Config, wan, video_vae.WAN22),
+  'dct': kinds.Kind(dct.DctConfig, dct.DctVideo),
+  'wan2.1': kinds.Kind(video_vae.Config, wan),
+  'wan2.2': kinds.Kind(video_vae.Config, wan, video_vae.WAN22),
 }
 AUDIO = {
-  'mdct': Kind(mdct.MdctConfig, mdct.MdctAudio),
-  'mmaudio': Kind(audio_vae.Config, mmaudio),
+  'mdct': kinds.Kind(mdct.MdctConfig, mdct.MdctAudio),
+  'mmaudio': kinds.Kind(audio_vae.Config, mmaudio),
 }
 
 
@@ -93,19 +82,9 @@ def build_video(cfg: Mapping) -> VideoCodec:
   Raises:
     ConfigError: no such name, or fields that its Config does not have or take.
   """
-  return build(VIDEO, cfg, 'config.video_codec')
+  return kinds.build(VIDEO, cfg, 'config.video_codec')
 
 
 def build_audio(cfg: Mapping) -> AudioCodec:
   """The same for sound, one of AUDIO."""
-  return build(AUDIO, cfg, 'config.audio_codec')
-
-
-def build(kinds: Mapping[str, Kind], cfg: Mapping, where: str):
-  fields = dict(cfg)
-  name = fields.pop('name', None)
-  if name not in kinds:
-    raise config_lib.ConfigError(f'{where}.name={name!r} is not among {", ".join(sorted(kinds))}')
-  kind = kinds[name]
-  config = config_lib.build(kind.config, kind.defaults | fields, where)
-  return jax.eval_shape(lambda: kind.make(config))
+  return kinds.build(AUDIO, cfg, 'config.audio_codec')

@@ -6,13 +6,13 @@ from flax import nnx
 import jax
 
 from sr4.core import config as config_lib
+from sr4.core import sharding
 from sr4.core.av import AV
+from sr4.core.batch import Clips
 from sr4.core.batch import Size
 from sr4.models import codec
 from sr4.models import mmdit
-from sr4.models.text import bytes as bytes_lib
-
-TEXT = {'bytes': (bytes_lib.Config, bytes_lib.ByteEncoder)}
+from sr4.models.text import encoder
 
 
 @jax.tree_util.register_dataclass
@@ -20,13 +20,24 @@ TEXT = {'bytes': (bytes_lib.Config, bytes_lib.ByteEncoder)}
 class System:
   """Codecs and encoder are frozen; the model is made from a key and trained.
 
-  A pytree of the codecs' weights: of their shapes, until sr4/convert/weights.py `load` reads them.
+  A pytree of their weights: of shapes, until sr4/convert/weights.py `load` reads them.
   """
 
   codecs: AV
-  # (prompts, pictures of each) -> (float32 [b m e], bool [b m])
-  text: object = dataclasses.field(metadata={'static': True})
+  text: encoder.TextEncoder
   config: mmdit.Config = dataclasses.field(metadata={'static': True})
+
+  def placed(self) -> 'System':
+    """The shapes of codecs and encoder with their layouts on the mesh that is set."""
+    whole = jax.NamedSharding(jax.sharding.get_mesh(), sharding.REPLICATED)
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
+    return dataclasses.replace(
+      self, codecs=jax.tree.map(place, self.codecs), text=encoder.placed(self.text)
+    )
+
+  def embedded(self, clips: Clips) -> Clips:
+    """Clips with the embeddings of their prompts; rows over the mesh."""
+    return dataclasses.replace(clips, text=encoder.embedded(self.text, clips.text))
 
   def model(self, key: jax.Array) -> mmdit.MMDiT:
     return mmdit.MMDiT(self.config, rngs=nnx.Rngs(key))
@@ -131,16 +142,12 @@ def build(config) -> System:
     codec.build_video(config['video_codec']),
     codec.build_audio(config['audio_codec']),
   )
-  fields = dict(config['text'])
-  name = fields.pop('name', None)
-  if name not in TEXT:
-    raise config_lib.ConfigError(f'config.text.name={name!r} is not among {sorted(TEXT)}')
-  text_config = config_lib.build(TEXT[name][0], fields, 'config.text')
+  text = encoder.build_text(config['text'])
   derived = dict(
     video_channels=codecs.video.channels,
     audio_channels=codecs.audio.channels,
     audio_rate=codecs.audio.rate,
-    text_width=text_config.width,
+    text_width=text.width,
   )
   fields = dict(config['model'])
   stated = sorted(derived.keys() & fields.keys())
@@ -153,4 +160,4 @@ def build(config) -> System:
   if size not in mmdit.SIZES:
     raise config_lib.ConfigError(f'config.model.size={size!r} is not among {list(mmdit.SIZES)}')
   model = config_lib.build(mmdit.Config, mmdit.SIZES[size] | fields | derived, 'config.model')
-  return System(codecs, TEXT[name][1](text_config), model)
+  return System(codecs, text, model)

@@ -107,14 +107,14 @@ def row(
   total, capacity = found.total + (found.code or 0), topology.spec.hbm_gib
   rest = total - sum(found.arrays) - saved
   fits = found.fits and total <= capacity
-  rows, tokens = len(clips.text), system.tokens(size)
+  (rows, text), tokens = clips.text_valid.shape, system.tokens(size)
   told = dict(
     rows=rows,
     tokens=tokens._asdict(),
     fits=fits,
     hbm_gib=dataclasses.asdict(Memory(*found.arrays, saved, rest, total, capacity, host)),
     code_gib=found.code,
-    flops={'model': 3 * rows * flops.forward(system.config, tokens, clips.text.shape[1])},
+    flops={'model': 3 * rows * flops.forward(system.config, tokens, text)},
   )
   told |= speeds(found, fits, told, mesh, topology, assumed)
   return told | {'compile_seconds': found.seconds}
@@ -264,10 +264,8 @@ def abstract_step(system, c: loop.Sections, size, clips):
   state = tree.abstract(functools.partial(state_lib.init, system.model, tx), key)
   rows = jax.NamedSharding(mesh, sharding.ROWS)
   clips = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), clips)
-  whole = jax.NamedSharding(mesh, sharding.REPLICATED)
-  place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
   step = functools.partial(loop.update, tx, size, c.flow, c.step)
-  return jax.jit(step, donate_argnums=0), state, (jax.tree.map(place, system), key), clips
+  return jax.jit(step, donate_argnums=0), state, (system.placed(), key), clips
 
 
 def too_much(error: str, arrays: float) -> float:

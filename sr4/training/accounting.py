@@ -39,7 +39,7 @@ class Work:
 
 def work(system: system_lib.System, size, clips) -> Work:
   """Of a batch of this Size.  clips: the global batch, or its shapes."""
-  rows, text = clips.text.shape[:2]
+  rows, text = clips.text_valid.shape
   tokens = system.tokens(size)
   rate = system.codecs.audio.sample_rate
   seconds = size.frames / size.fps if size.frames else size.samples / rate

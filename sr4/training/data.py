@@ -25,7 +25,7 @@ def make_loader(config, system: system_lib.System, seed: int, dropped=None, **ch
   return loader.Loader(
     data,
     {name: system.size(**b.size()) for name, b in data.buckets.items()},
-    system.text,
+    system.text.read,
     audio.sample_rate,
     audio.audio_channels,
     system.codecs.video.time_factor,
@@ -48,11 +48,14 @@ def make_held_out(config, system: system_lib.System, seed: int, root: str, batch
 def shapes(config, system: system_lib.System) -> dict:
   """{bucket: (Size, Clips of shapes and dtypes)}: what a config's steps take, without its data."""
   data, found = config_lib.build(loader.Config, config['data'], 'config.data'), {}
-  text, channels = system.text([''], [()])[0].shape[1:], system.codecs.audio.audio_channels
+  channels = system.codecs.audio.audio_channels
   for name, b in sorted(data.buckets.items()):
     size = system.size(**b.size())
     named = b.tasks or (tasks.natural(size),)
-    found[name] = size, collate.shapes(b.rows, size, named, text, channels)
+    found[name] = (
+      size,
+      collate.shapes(b.rows, size, named, system.text.shapes(b.rows, size), channels),
+    )
   return found
 
 

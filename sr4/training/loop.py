@@ -256,7 +256,7 @@ def train(c: Sections, ready: Ready, workdir, progress, stop, trace, log, saves)
 def update(tx, size, flow, c, state, given, clips):
   """Media to latents and one step, in one program.  given: (System, root key)."""
   system, key = given
-  batch = conditioning.encode(system.codecs, size, system.config.patch, clips)
+  batch = conditioning.encode(system.codecs, size, system.config.patch, system.embedded(clips))
   return step_lib.update(tx, flow, c, state, key, batch)
 
 

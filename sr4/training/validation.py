@@ -49,7 +49,7 @@ class HeldOut:
 
 def losses(size, flow, system, model, key, clips) -> dict:
   """{modality: (sum of the rows' losses, rows that have it)}."""
-  batch = conditioning.encode(system.codecs, size, system.config.patch, clips)
+  batch = conditioning.encode(system.codecs, size, system.config.patch, system.embedded(clips))
   per = flow_loss.per_example(model, batch, flow_loss.draw(key, batch, flow))
   weights = flow_loss.row_weights(batch.weights)
   return {

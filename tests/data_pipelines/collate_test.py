@@ -32,7 +32,8 @@ def _collate(rows):
 
 def test_shapes_are_those_of_the_arrays():
   made = _collate([_row(), tasks.Row()])
-  told = collate.shapes(2, SIZE, NAMES, (3, 4), 1)
+  like = jax.ShapeDtypeStruct((2, 3, 4), np.float32), jax.ShapeDtypeStruct((2, 3), bool)
+  told = collate.shapes(2, SIZE, NAMES, like, 1)
   same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), made, told)
   assert all(jax.tree.leaves(same)) and len(jax.tree.leaves(same)) == 17
 

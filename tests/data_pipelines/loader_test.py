@@ -24,8 +24,8 @@ def _record(i: int, frames: int = 5, sound: bool = True, side: int = 8) -> recor
   return records.Record(str(i), pixels, 8.0, samples if sound else None, 8000, captions)
 
 
-def _text(prompts, pictures):
-  codes = np.array([[sum(map(ord, p))] for p in prompts], np.float32)
+def _text(prompts, size):
+  codes = np.array([[sum(map(ord, p.text))] for p in prompts], np.float32)
   return codes[:, None], np.ones((len(prompts), 1), bool)
 
 
@@ -138,11 +138,11 @@ def test_captions_by_share(folder):
     share = loader.CaptionConfig(**{'short': 0.0, name: 1.0})
     load = _loader(folder, captions=share)()
     monkey = []
-    load.text = lambda prompts, _, said=monkey: (said.extend(prompts), _text(prompts, _))[1]
+    load.read = lambda prompts, _, said=monkey: (said.extend(prompts), _text(prompts, _))[1]
     load.batch(0)
     seen[name] = monkey
-  assert all(p.startswith('short') for p in seen['short'])
-  assert all(p.startswith('long') for p in seen['long'])
+  assert all(p.text.startswith('short') for p in seen['short'])
+  assert all(p.text.startswith('long') for p in seen['long'])
 
 
 @pytest.mark.parametrize(

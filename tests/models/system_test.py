@@ -6,6 +6,7 @@ import pytest
 from sr4.core import config as config_lib
 from sr4.core.av import AV
 from sr4.core.batch import Size
+from sr4.core.prompt import Prompt
 from sr4.models import mmdit
 from sr4.models import system
 
@@ -29,7 +30,9 @@ def test_the_model_follows_codecs_and_text():
   assert c.video_channels == built.codecs.video.channels == 12
   assert c.audio_channels == built.codecs.audio.channels
   assert c.audio_rate == built.codecs.audio.rate
-  assert c.text_width == 24 and built.text(['a ball'])[0].shape == (1, 5, 24)
+  size = built.size(5, 16, 16)
+  text, valid = built.text.read([Prompt('a ball')], size)
+  assert c.text_width == 24 and text.shape == (1, 5, 24) and valid.shape == (1, 5)
   model = jax.eval_shape(built.model, jax.random.key(0))
   assert isinstance(model, mmdit.MMDiT) and model.config == c
 

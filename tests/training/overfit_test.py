@@ -9,6 +9,7 @@ from data_pipelines import world
 from sr4.core import sharding
 from sr4.core.av import AV
 from sr4.core.batch import Clips
+from sr4.core.prompt import Prompt
 from sr4.flow import conditioning
 from sr4.flow import loss as flow_loss
 from sr4.models import system as system_lib
@@ -33,7 +34,7 @@ def test_both_losses_fall_below_15_percent():
   )
   heard = [i for i in range(100) if source[i].samples.any()][:CLIPS]
   samples = [source[i] for i in heard * COPIES]
-  text, valid = system.text([s.captions['short'] for s in samples])
+  text, valid = system.text.read([Prompt(s.captions['short']) for s in samples], size)
   has = np.ones(len(samples), bool)
   clips = sharding.rows(
     Clips(

@@ -8,7 +8,11 @@ import dataclasses
 import functools
 import re
 
+import jax
 import numpy as np
+
+from sr4.core.batch import Size
+from sr4.core.prompt import Prompt
 
 LONGEST = 16  # bytes a piece; longer words, and scripts without spaces, are cut
 PIECES = re.compile(rb'</?\w+>|\w+|[\x80-\xff]+|[^\w\s]')
@@ -20,31 +24,41 @@ class Config:
   tokens: int = 32  # more are cut off
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
 class ByteEncoder:
-  """(prompts, pictures) -> (float32 [b m e], bool [b m]).  It does not look at pictures."""
+  """models/text/encoder.py `TextEncoder` without weights.  It does not look at pictures."""
 
-  def __init__(self, c: Config):
-    self.config = c
+  config: Config
 
-  @functools.cached_property
-  def table(self) -> np.ndarray:
-    """[place, byte, e] standard normal."""
-    random = np.random.Generator(np.random.Philox(key=20260221))
-    return random.standard_normal((LONGEST, 256, self.config.width), dtype=np.float32)
+  @property
+  def width(self) -> int:
+    return self.config.width
 
-  def __call__(self, prompts: list[str], pictures=()) -> tuple[np.ndarray, np.ndarray]:
+  def shapes(self, rows: int, size: Size):
     c = self.config
-    text = np.zeros((len(prompts), c.tokens, c.width), np.float32)
-    valid = np.zeros((len(prompts), c.tokens), bool)
+    like = lambda *shape, dtype: jax.ShapeDtypeStruct((rows, c.tokens, *shape), dtype)
+    return like(c.width, dtype=np.float32), like(dtype=bool)
+
+  def read(self, prompts: list[Prompt], size: Size) -> tuple[np.ndarray, np.ndarray]:
+    table, like = words(self.config.width), self.shapes(len(prompts), size)
+    text, valid = (np.zeros(x.shape, x.dtype) for x in like)
     for row, prompt in enumerate(prompts):
-      for i, piece in enumerate(pieces(prompt)[: c.tokens]):
+      for i, piece in enumerate(pieces(prompt.text)[: self.config.tokens]):
         data = np.frombuffer(piece, np.uint8)
-        text[row, i] = self.table[np.arange(len(data)), data].sum(0) / np.sqrt(len(data))
+        text[row, i] = table[np.arange(len(data)), data].sum(0) / np.sqrt(len(data))
         valid[row, i] = True
     return text, valid
 
 
+@functools.cache
+def words(width: int) -> np.ndarray:
+  """[place, byte, e] standard normal."""
+  random = np.random.Generator(np.random.Philox(key=20260221))
+  return random.standard_normal((LONGEST, 256, width), dtype=np.float32)
+
+
 def pieces(prompt: str) -> list[bytes]:
   """Words, tags and signs of a prompt as UTF-8, lower case, none over LONGEST bytes."""
-  words = PIECES.findall(prompt.lower().encode())
-  return [word[i : i + LONGEST] for word in words for i in range(0, len(word), LONGEST)]
+  found = PIECES.findall(prompt.lower().encode())
+  return [word[i : i + LONGEST] for word in found for i in range(0, len(word), LONGEST)]

@@ -1,4 +1,4 @@
-"""The codecs with weights, chosen by name: training, sampling, an MP4, without a special case."""
+"""Codecs and text encoder with weights, by name: training and sampling without a special case."""
 
 import os
 
@@ -15,6 +15,7 @@ from sr4.training import loop
 from sr4.training import metrics
 from tests import small_codecs
 from tests import small_run
+from tests import small_text
 
 
 @pytest.fixture(scope='module')
@@ -23,7 +24,9 @@ def home(tmp_path_factory):
   path = tmp_path_factory.mktemp('real')
   small_run.write_clips(path / 'clips')
   config = small_run.config(path, steps=2)
-  for name, fields in small_codecs.write(path).items():
+  small_text.write(path / 'qwen')
+  text = small_text.FIELDS | dict(name='qwen3-vl-8b', weights=str(path / 'qwen'))
+  for name, fields in (small_codecs.write(path) | dict(text=text)).items():
     config[name] = ml_collections.ConfigDict(fields)
   loop.run(config, str(path), progress=False)
   return path, config
