@@ -11,16 +11,20 @@ from data_pipelines import tasks
 from sr4.core.av import AV
 from sr4.core.batch import Clips
 from sr4.core.batch import Keyframes
+from sr4.core.batch import Latents
 from sr4.core.batch import References
 from sr4.core.batch import Size
 
 
-def shapes(rows: int, size: Size, named, text, channels: int) -> Clips:
+def shapes(
+  rows: int, size: Size, named, text, channels: int, latents: Latents | None = None
+) -> Clips:
   """The Clips of so many rows of a bucket with these tasks, as shapes and dtypes.
 
   Args:
     text: shapes of what the text encoder reads, and of which tokens there are; channels: of the
       sound.
+    latents: where these are made ahead, of shapes without rows.
   """
   array = lambda shape, dtype: jax.ShapeDtypeStruct((rows, *shape), dtype)
   some = lambda count, shape, dtype: array((count, *shape), dtype) if count else None
@@ -34,27 +38,32 @@ def shapes(rows: int, size: Size, named, text, channels: int) -> Clips:
     keyframes = Keyframes(
       array((size.keyframes, *high, 3), np.uint8), array((size.keyframes,), np.int32)
     )
+  media = lambda *args: some(*args) if latents is None else None
   references = References(
-    some(size.reference_images, picture, np.uint8),
+    media(size.reference_images, picture, np.uint8),
     some(size.reference_images, (), bool),
-    some(size.reference_frames, picture, np.uint8),
+    media(size.reference_frames, picture, np.uint8),
     some(size.reference_frames, (), bool),
-    some(size.reference_samples, (channels,), np.float32),
+    media(size.reference_samples, (channels,), np.float32),
     some(size.reference_samples, (), bool),
   )
+  coded = jax.tree.map(lambda x: array(x.shape, x.dtype), latents)
   return Clips(
-    some(size.frames, picture, np.uint8),
-    some(size.samples, (channels,), np.float32),
+    media(size.frames, picture, np.uint8),
+    media(size.samples, (channels,), np.float32),
     known,
     *text,
     both,
     both if any(any(tasks.TASKS[name].clean) for name in named) else None,
     keyframes,
     references if jax.tree.leaves(references) else None,
+    coded,
   )
 
 
-def collate(rows, size: Size, named, text, text_valid, channels: int) -> Clips:
+def collate(
+  rows, size: Size, named, text, text_valid, channels: int, latents: Latents | None = None
+) -> Clips:
   """Rows of a bucket with these tasks; what a row lacks is empty and marked so."""
   there = lambda of: lambda row: None if of(row) is None else np.ones(len(of(row)), bool)
   has = lambda of: lambda row: of(row) is not None
@@ -69,8 +78,9 @@ def collate(rows, size: Size, named, text, text_valid, channels: int) -> Clips:
     AV(lambda r: r.clean.video, lambda r: r.clean.audio),
     Keyframes(lambda r: r.keyframes, lambda r: r.at),
     References(images, there(images), clip, there(clip), sound, there(sound)),
+    Latents(*(lambda r, name=name: getattr(r.latents, name) for name in Latents.__match_args__)),
   )
-  like = shapes(len(rows), size, named, (None, None), channels)
+  like = shapes(len(rows), size, named, (None, None), channels, latents)
   whole = lambda x: x is None  # A leaf: what the bucket has not.
   made = jax.tree.map(lambda x, f: x and stack(rows, x, f), like, of, is_leaf=whole)
   return dataclasses.replace(made, text=text, text_valid=text_valid)

@@ -9,13 +9,16 @@ after that an empty row that no loss counts.  Each is written down with its reas
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import dataclasses
 import json
+import types
 
 import grain
 import numpy as np
 
 from data_pipelines import buckets
+from data_pipelines import coded as coded_lib
 from data_pipelines import collate
 from data_pipelines import records
 from data_pipelines import tasks
@@ -36,7 +39,9 @@ class DataError(errors.UserError):
 class BucketConfig:
   """One static shape, where its records lie, and what is done with them."""
 
-  records: tuple[str, ...]  # folders that data_pipelines wrote, or tfds:NAME/VERSION:SPLIT
+  # Folders that data_pipelines wrote, latents:FOLDER of those that encode.py did, or
+  # tfds:NAME/VERSION:SPLIT.
+  records: tuple[str, ...]
   rows: int  # of the global batch
   frames: int = 0  # 0: sound alone
   height: int = 0
@@ -51,6 +56,20 @@ class BucketConfig:
   reference_frames: int = 0
   reference_seconds: float = 0.0
   tasks: dict[str, float] = dataclasses.field(default_factory=dict)  # names to shares of the rows
+
+  def __post_init__(self):
+    coded = {name.startswith(coded_lib.PREFIX) for name in self.records}
+    if len(coded) == 2:
+      raise ValueError(f'records={self.records}: all are {coded_lib.PREFIX}... or none is')
+    if True in coded and self.keyframes:
+      raise ValueError(
+        f'records={self.records} and keyframes={self.keyframes}: keyframes are of media alone'
+      )
+
+  @property
+  def coded(self) -> bool:
+    """Are its records latents?"""
+    return self.records[:1] != () and self.records[0].startswith(coded_lib.PREFIX)
 
   def size(self) -> dict:
     """The arguments of models.system.System.size."""
@@ -104,6 +123,7 @@ class Loader:
     read: (list of Prompt, Size) -> (tree of [b ...], bool [b m]) of a text encoder.
     sample_rate, channels: of the sound, in Hz, and 1 or 2.
     time_factor: frames under a latent of the video codec.
+    coded: {bucket: coded.Fit} of those that read latents.
     dropped: file that gets a line of JSON for each record that could not be used.
   """
 
@@ -117,6 +137,7 @@ class Loader:
     time_factor: int,
     *,
     seed: int,
+    coded: Mapping[str, coded_lib.Fit] = types.MappingProxyType({}),
     host: int = 0,
     hosts: int = 1,
     dropped: str | None = None,
@@ -124,18 +145,27 @@ class Loader:
   ):
     self.config, self.read, self.channels = config, read, channels
     self.time_factor, self.host, self.hosts = time_factor, host, hosts
+    self.coded = dict(coded)
     self.shares = dataclasses.asdict(config.captions)
     named = sorted(config.buckets.items())
     self.folders = [Folders(name, config.root, b.records) for name, b in named]
     shares = [b.tasks or {tasks.natural(sizes[name]): 1.0} for name, b in named]
     for (name, _), folders, share in zip(named, self.folders, shares):
       for source in folders.sources:
-        check_fits(source, sizes[name], sample_rate)
+        if name in self.coded:
+          self.coded[name].check(source, sizes[name])
+        else:
+          check_fits(source, sizes[name], sample_rate)
       for task in share:
         try:
           tasks.check(task, sizes[name], [source.manifest for source in folders.sources])
         except tasks.TaskError as error:
           raise DataError(f'bucket {name!r}: {error}') from error
+        if name in self.coded and task not in tasks.OF_LATENTS:
+          raise DataError(
+            f'bucket {name!r}: task {task!r} hides a part of the frames, so it reads these; give '
+            f'it records of media (with latents there are {", ".join(tasks.OF_LATENTS)})'
+          )
     self.schedule = buckets.Schedule(
       seed,
       tuple(
@@ -171,10 +201,13 @@ class Loader:
     b, draws = self.schedule.draws(int(step), self.host, self.hosts)
     bucket, reasons = self.schedule.buckets[b], []
     rows = [self.row(b, draw, reasons) for draw in draws]
-    prompts = [Prompt(row.caption, row.images, row.clip, bucket.size.fps) for row in rows]
-    text = self.read(prompts, bucket.size)
-    named = [name for name, _ in bucket.tasks]
-    clips = collate.collate(rows, bucket.size, named, *text, self.channels)
+    named, latents = [name for name, _ in bucket.tasks], None
+    if fit := self.coded.get(bucket.name):
+      text, latents = fit.text_of(rows), fit.latents
+    else:
+      prompts = [Prompt(row.caption, row.images, row.clip, bucket.size.fps) for row in rows]
+      text = self.read(prompts, bucket.size)
+    clips = collate.collate(rows, bucket.size, named, *text, self.channels, latents)
     return int(step), b, clips, tuple(reasons)
 
   def row(self, b: int, draw: int, reasons: list[str]) -> tasks.Row:
@@ -185,8 +218,12 @@ class Loader:
       random = np.random.Generator(np.random.Philox(key=[self.schedule.seed, draw], counter=b))
       try:
         record = self.folders[b][index]
-        row = tasks.make(task, record, bucket.size, random, self.time_factor, self.channels)
+        make = tasks.made if bucket.name in self.coded else tasks.make
+        row = make(task, record, bucket.size, random, self.time_factor, self.channels)
         caption = captions.choose(record.captions, self.shares, random.random())
+        if bucket.name in self.coded:
+          text = coded_lib.embedding(record, caption, tasks.TASKS[task].references)
+          row = dataclasses.replace(row, text=text)
         return dataclasses.replace(row, caption=caption)
       except (records.RecordError, tasks.TaskError) as error:
         reasons.append(f'{bucket.name}[{index}] for {task}: {error}')

@@ -117,6 +117,11 @@ def to_bytes(record: Record, codec: str = 'raw') -> bytes:
     more, shapes = _pack(f'reference_{i}_', reference, record, codec)
     arrays |= more
     meta['references'].append({'kind': reference.kind} | shapes)
+  return sealed(arrays, meta)
+
+
+def sealed(arrays: dict[str, np.ndarray], meta: dict) -> bytes:
+  """CRC-32 and a safetensors blob, the meta in it as one JSON text."""
   text = json.dumps(meta, sort_keys=True, ensure_ascii=False)
   blob = safetensors.numpy.save(arrays, {'record': text})
   return zlib.crc32(blob).to_bytes(4, 'little') + blob

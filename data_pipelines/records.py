@@ -27,6 +27,7 @@ import shutil
 import threading
 import uuid
 
+from data_pipelines import coded
 from data_pipelines import record as record_lib
 
 MANIFEST = 'manifest.json'
@@ -56,6 +57,11 @@ class Manifest:
   # record; 'max sounds': the most that have samples, of any kind; 'max video frames' and 'max audio
   # samples': the longest one.  All are there, 0 without references.
   references: dict[str, int]
+  # What records of latents were made with and for (encode.py); None: they are media.
+  latents: dict | None = None
+
+  def to_json(self) -> bytes:
+    return json.dumps(dataclasses.asdict(self), indent=1).encode()
 
 
 def write(
@@ -73,8 +79,7 @@ def write(
   try:
     with partial(directory) as folder:
       manifest = _write_shards(folder, records, codec, shard_size)
-      with (folder / MANIFEST).open('w', encoding='utf-8') as f:
-        json.dump(dataclasses.asdict(manifest), f, indent=1)
+      (folder / MANIFEST).write_bytes(manifest.to_json())
       for path in (*folder.iterdir(), folder):
         sync(path)
       os.rename(folder, directory)
@@ -136,7 +141,7 @@ def sync(path):
 
 
 def _write_shards(folder, records, codec, shard_size) -> Manifest:
-  counts, shards, records = _Counts(), [], iter(records)
+  counts, shards, records = Counts(), [], iter(records)
   for first in records:
     with Shard(folder / f'part-{len(shards):05d}') as shard:
       for record in itertools.chain([first], records):
@@ -154,8 +159,8 @@ def _write_shards(folder, records, codec, shard_size) -> Manifest:
   return counts.manifest(codec, shards)
 
 
-class _Counts:
-  """What the manifest says of the records, gathered as they come."""
+class Counts:
+  """What the manifest says of the records, gathered as they come.  Picklable."""
 
   def __init__(self):
     self.kinds = collections.Counter(video=0, audio=0, audio_video=0, masks=0)
@@ -192,7 +197,18 @@ class _Counts:
     for kind in {reference.kind for reference in record.references}:
       self.references[kind] += 1
 
-  def manifest(self, codec: str, shards: list[dict]) -> Manifest:
+  def merge(self, other: 'Counts'):
+    """Takes in what another has gathered."""
+    self.kinds.update(other.kinds)
+    self.sizes.update(other.sizes)
+    self.fps |= other.fps
+    self.sample_rates |= other.sample_rates
+    self.seconds += other.seconds
+    for name, value in other.references.items():
+      most = max(self.references[name], value)
+      self.references[name] = most if 'max' in name else self.references[name] + value
+
+  def manifest(self, codec: str, shards: list[dict], latents: dict | None = None) -> Manifest:
     return Manifest(
       schema=SCHEMA,
       codec=codec,
@@ -205,6 +221,7 @@ class _Counts:
       bytes=sum(s['bytes'] for s in shards),
       shards=tuple(shards),
       references=self.references,
+      latents=latents,
     )
 
 
@@ -294,14 +311,19 @@ def open(name: str, root=''):
   """The source that a config names, below `root`: a Source, or a tfds.TfdsSource.
 
   Args:
-    name: a directory of records, or 'tfds:NAME/VERSION:SPLIT@DATA_DIR', where @DATA_DIR may be left
-      out if it is `root`.
+    name: a directory of records, 'latents:' and one of latents, or
+      'tfds:NAME/VERSION:SPLIT@DATA_DIR', where @DATA_DIR may be left out if it is `root`.
   """
   if str(name).startswith('tfds:'):
     from data_pipelines import tfds  # Lazily: an extra.
 
     return tfds.TfdsSource(name, root)
-  return Source(os.path.join(root, name))
+  wanted = str(name).startswith(coded.PREFIX)
+  source = Source(os.path.join(root, str(name).removeprefix(coded.PREFIX)))
+  if wanted != (source.manifest.latents is not None):
+    found, right = ('media', source.directory) if wanted else ('latents', coded.PREFIX + name)
+    raise RecordError(f'{source.directory} holds {found}; write its name as {right}')
+  return source
 
 
 class Source:
@@ -329,8 +351,9 @@ class Source:
   def __len__(self) -> int:
     return self.manifest.count
 
-  def __getitem__(self, i) -> Record:
-    return self._at(i, from_bytes)
+  def __getitem__(self, i):
+    """A Record, or, of a folder of latents, a Coded."""
+    return self._at(i, from_bytes if self.manifest.latents is None else coded.from_bytes)
 
   def read(self, i) -> tuple[dict, bytes]:
     """What record i says of itself (record.read_meta), and its bytes; nothing is decoded."""

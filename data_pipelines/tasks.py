@@ -12,11 +12,13 @@ import dataclasses
 
 import numpy as np
 
+from data_pipelines import coded as coded_lib
 from data_pipelines import masks
 from data_pipelines import records
 from data_pipelines import stills
 from sr4.core import errors
 from sr4.core.av import AV
+from sr4.core.batch import Latents
 from sr4.core.batch import Size
 
 
@@ -81,6 +83,15 @@ class Row:
   clip: np.ndarray | None = None  # uint8 [F' H W 3], F' <= the slots
   sound: np.ndarray | None = None  # float32 [n' channels]
   caption: str = ''
+  # Where latents were made ahead, what is above has its length and no pixels: [T 0] and so on.
+  latents: Latents = Latents()
+  text: tuple[np.ndarray, np.ndarray] | None = None  # embeddings [v e], their places int32 [v]
+
+
+# Tasks whose condition is made of whole latents: the others need pixels, some hidden.
+OF_LATENTS = tuple(
+  name for name, task in TASKS.items() if task.known in (None, masks.first, masks.prefix)
+)
 
 
 def natural(size: Size) -> str:
@@ -127,14 +138,10 @@ def make(name: str, record: records.Record, size: Size, random, time_factor: int
     TaskError: the record lacks what the task or the bucket needs.
   """
   task = TASKS[name]
-  start = random.random()
-  frames, mask, first = cut(record, size, start)
-  samples = None
-  if record.has_audio and size.samples and task.sound is not False:
-    spare = max(0, len(record.samples) - size.samples)
-    begin = round(first / record.fps * record.sample_rate) if size.frames else int(start * spare)
-    samples = mixed(record.samples[begin : begin + size.samples], channels)
-    samples = np.pad(samples, ((0, size.samples - len(samples)), (0, 0)))
+  needs(task, {reference.kind for reference in record.references})
+  frames, mask, samples = cut(record, size, random.random(), channels)
+  if task.sound is False:
+    samples = None
   if frames is None and samples is None:
     raise TaskError(f'it has neither the frames nor the sound that {name!r} needs')
   known = None
@@ -154,12 +161,67 @@ def make(name: str, record: records.Record, size: Size, random, time_factor: int
     task.clean,
     keyframes,
     at,
-    **shown(task, record, size, channels),
+    **shown(task.references, record, size, channels),
   )
 
 
-def cut(record: records.Record, size: Size, place: float):
-  """(frames, mask, first): the bucket's length of them from a place in [0, 1), or None each."""
+def made(name: str, coded: coded_lib.Coded, size: Size, random, time_factor: int, channels: int):
+  """The Row of a record of latents; the arguments are those of `make`."""
+  task, has = TASKS[name], coded.latents
+  there = coded.references()
+  needs(task, there)
+  video = size.frames and coded.has_video
+  audio = size.samples and coded.has_audio and task.sound is not False
+  if not video and not audio:
+    raise TaskError(f'it has neither the frames nor the sound that {name!r} needs')
+  kinds = [kind for kind in task.references if kind in there]
+  images = has.images if 'image' in kinds else None
+  clip, sound = ('video' in kinds) * coded.clip, (coded.voice in kinds) * coded.sound
+  none = lambda length: np.empty((length, 0), np.uint8) if length else None
+  return Row(
+    none(size.frames) if video else None,
+    none(size.samples) if audio else None,
+    task.known(random, size, time_factor) if task.known and video else None,
+    task.clean,
+    images=() if images is None else tuple(map(none, [1] * len(images))),
+    clip=none(clip),
+    sound=none(sound),
+    latents=Latents(
+      video=has.video if video else None,
+      audio=has.audio if audio else None,
+      images=images,
+      clip=has.clip if clip else None,
+      sound=has.sound if sound else None,
+    ),
+  )
+
+
+def voice_of(kinds, record: records.Record) -> str:
+  """The kind of reference whose sound is heard where these are shown; '' where none is."""
+  heard = {r.kind for r in record.references if r.samples is not None and r.kind in kinds}
+  return next((kind for kind in ('audio', 'image') if kind in heard), '')
+
+
+def needs(task: Task, there):
+  """TaskError unless a record with these kinds of reference has the one that a task is about."""
+  if missing := [kind for kind in task.references[:1] if kind not in there]:
+    raise TaskError(f'it has no {missing[0]} reference')
+
+
+def cut(record: records.Record, size: Size, place: float, channels: int):
+  """(frames, mask, samples): the bucket's length of them from a place in [0, 1), or None each."""
+  frames, mask, first = cut_frames(record, size, place)
+  samples = None
+  if record.has_audio and size.samples:
+    spare = max(0, len(record.samples) - size.samples)
+    begin = round(first / record.fps * record.sample_rate) if size.frames else int(place * spare)
+    samples = mixed(record.samples[begin : begin + size.samples], channels)
+    samples = np.pad(samples, ((0, size.samples - len(samples)), (0, 0)))
+  return frames, mask, samples
+
+
+def cut_frames(record: records.Record, size: Size, place: float):
+  """(frames, mask, the first of them)."""
   if not record.has_video or not size.frames:
     return None, None, 0
   sides = (size.height * size.keyframe_scale, size.width * size.keyframe_scale)
@@ -175,15 +237,13 @@ def cut(record: records.Record, size: Size, place: float):
   return record.frames[within], None if record.mask is None else record.mask[within], first
 
 
-def shown(task: Task, record: records.Record, size: Size, channels: int) -> dict:
-  """The references that a task shows, fitted to the slots."""
+def shown(kinds, record: records.Record, size: Size, channels: int) -> dict:
+  """The references of these kinds, fitted to the slots."""
   of = {
-    kind: [r for r in record.references if r.kind == kind] if kind in task.references else []
+    kind: [r for r in record.references if r.kind == kind] if kind in kinds else []
     for kind in SLOTS
   }
   for kind, slot in SLOTS.items():
-    if kind in task.references[:1] and not of[kind]:
-      raise TaskError(f'it has no {kind} reference')
     if of[kind] and not getattr(size, slot):
       raise TaskError(f'it has a reference {kind}, and the bucket no slot for one')
   found = {}

@@ -27,7 +27,11 @@ RULES = {
   'sr4/convert': ('sr4.core', 'sr4.models', 'sr4.convert'),
   'sr4/metrics': ('sr4.core', 'sr4.metrics'),
   'data_pipelines': ('sr4.core', 'data_pipelines'),
-  'data_pipelines/encode.py': ('sr4.core', 'sr4.models', 'data_pipelines'),
+  # The latent factory runs codecs and encoder.
+  'data_pipelines/factory.py': (
+    *('sr4.core', 'sr4.flow', 'sr4.models', 'sr4.convert.weights', 'data_pipelines'),
+  ),
+  'data_pipelines/encode.py': ('sr4.core', 'sr4.cli', 'data_pipelines'),
   'configs': (),  # A config is a program without us.
 }
 FILES = sorted(

@@ -56,7 +56,7 @@ def tokenizer() -> tokenizers.Tokenizer:
   return made
 
 
-def reference(head: bool = False, **changes):
+def reference(with_head: bool = False, **changes):
   """The class of transformers with random weights, in eval mode."""
   c = FIELDS | changes
   v = c['vision']
@@ -92,11 +92,11 @@ def reference(head: bool = False, **changes):
     },
   )
   torch.manual_seed(0)
-  kind = transformers.Qwen3VLForConditionalGeneration if head else transformers.Qwen3VLModel
+  kind = transformers.Qwen3VLForConditionalGeneration if with_head else transformers.Qwen3VLModel
   made = kind(config).eval()
   with torch.no_grad():  # Norms are ones and biases zeros at first, which hides what they do.
     for x in made.parameters():
-      x.add_(0.1 * torch.randn_like(x))
+      x.add_(0.1 * (x.std() if x.ndim > 1 else 1) * torch.randn_like(x))
   return made
 
 

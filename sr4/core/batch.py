@@ -60,8 +60,23 @@ class References:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Latents:
+  """Of the media of rows, normalised as codecs give them; None: the Size has none of that."""
+
+  video: Array | None = None  # [b t h w c]
+  audio: Array | None = None  # [b l c]
+  images: Array | None = None  # [b N h w c] of References.images, each a clip of its own
+  clip: Array | None = None  # [b t h w c] of References.frames
+  sound: Array | None = None  # [b l c] of References.samples
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Clips:
-  """Rows of media of one static shape.  A modality that no row has is None."""
+  """Rows of media of one static shape.  A modality that no row has is None.
+
+  Where `latents` were made ahead, there are no pixels and no sound: masks and what is valid alone.
+  """
 
   frames: Array | None  # uint8 [b T H W 3]
   samples: Array | None  # float32 [b n channels] in [-1, 1]
@@ -72,6 +87,7 @@ class Clips:
   clean: AV | None = None  # bool [b] each: given whole (audio to video, video to audio)
   keyframes: Keyframes | None = None
   references: References | None = None
+  latents: Latents | None = None  # made ahead, in any float
 
 
 @jax.tree_util.register_dataclass

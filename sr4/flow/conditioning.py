@@ -10,6 +10,7 @@ from sr4.core.av import AV
 from sr4.core.batch import Batch
 from sr4.core.batch import Clips
 from sr4.core.batch import Condition
+from sr4.core.batch import Latents
 from sr4.core.batch import References
 from sr4.core.batch import Segment
 from sr4.core.batch import Size
@@ -29,7 +30,7 @@ class DropConfig:
 
 def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
   """Clips of this size as a training batch; rows that lack a modality weigh nothing in its loss."""
-  frames, key, at = clips.frames, None, None
+  latents, key, at = coded(codecs, size, clips), None, None
   if size.keyframes:
     key, at = clips.keyframes.frames, clips.keyframes.at
   cond = condition(
@@ -39,19 +40,17 @@ def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
     clips.text,
     clips.text_valid,
     clips.present,
-    frames=frames,
+    frames=clips.frames,
     known=clips.known,
     keyframes=key,
     at=at,
     references=clips.references,
+    latents=latents,
   )
-  video, audio = (), ()
-  if size.frames:
-    video = (segments.encoded(codecs.video, frames),)
+  video = (latents.video,) if size.frames else ()
   if size.keyframes:
     video += (segments.encoded(codecs.video, key, each=True),)
-  if size.samples:
-    audio = (segments.encoded(codecs.audio, clips.samples),)
+  audio = (latents.audio,) if size.samples else ()
   learnt = clips.present
   if clips.clean is not None:
     learnt = jax.tree.map(lambda has, clean: has & ~clean, clips.present, clips.clean)
@@ -61,6 +60,24 @@ def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
     cond=cond,
     clean=clips.clean,
   )
+
+
+def coded(codecs: AV, size: Size, clips: Clips) -> Latents:
+  """Latents of all media but keyframes, fp32: those that were made ahead, or made now."""
+  if clips.latents is not None:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), clips.latents)
+  references, made = clips.references, {}
+  if size.frames:
+    made['video'] = segments.encoded(codecs.video, clips.frames)
+  if size.samples:
+    made['audio'] = segments.encoded(codecs.audio, clips.samples)
+  if size.reference_images:
+    made['images'] = segments.encoded(codecs.video, references.images, each=True)
+  if size.reference_frames:
+    made['clip'] = segments.encoded(codecs.video, references.frames)
+  if size.reference_samples:
+    made['sound'] = segments.encoded(codecs.audio, references.samples)
+  return Latents(**made)
 
 
 def weigh(latents: tuple, learnt: jax.Array):
@@ -84,6 +101,7 @@ def condition(
   keyframes=None,
   at=None,
   references: References | None = None,
+  latents: Latents = Latents(),
 ) -> Condition:
   """What the model is told of clips of this size.
 
@@ -93,15 +111,16 @@ def condition(
     text, text_valid: [b m e], [b m] of the text encoder.
     present: AV of bool [b].
     frames, known: [b T H W 3], uint8 or float in [-1, 1], and bool [b T H W] or [b T 1 1]: what is
-      given.
+      given.  Without frames: `latents.video`, of which whole frames from the first on are known.
     keyframes, at: as frames, [b k H*scale W*scale 3], and int [b k], where the Size has keyframes.
-    references: where the Size has slots for them.
+    references, latents: where the Size has slots for them: which there are, and what they are.
   """
   rows = text.shape[0]
-  before = segments.references(codecs, size, patch, references)
+  before = segments.references(codecs, size, patch, references, latents)
   video = audio = None
   if size.frames:
-    video = (*before.video, segments.video(codecs.video, size, patch, rows, frames, known))
+    shown = frames if frames is not None else latents.video
+    video = (*before.video, segments.video(codecs.video, size, patch, rows, shown, known))
   if size.keyframes:
     video += (segments.keyframes(codecs.video, size, patch, at, keyframes, known),)
   if size.samples:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sr4.core.av import AV
+from sr4.core.batch import Latents
 from sr4.core.batch import References
 from sr4.core.batch import Segment
 from sr4.core.batch import Size
@@ -46,12 +47,16 @@ def video(codec, size: Size, patch, rows: int, frames=None, known=None) -> Segme
   """The clip: I and M of Eq. 7, all unknown where `known` is None.
 
   Args:
-    frames: uint8, or float in [-1, 1], [b T H W 3]; known: bool [b T H W] or [b T 1 1].
+    frames: uint8, or float in [-1, 1], [b T H W 3], or the latents of such, [b t h w c].
+    known: bool [b T H W] or [b T 1 1]; of latents, frames under whole latents from the first on.
   """
+  sides = size.frames, size.height, size.width
   if known is None:
-    latent, mask = unknown(codec, size.frames, size.height, size.width, rows)
-  else:
+    latent, mask = unknown(codec, *sides, rows)
+  elif frames.shape[1:4] == sides:
     latent, mask = reveal(codec, frames, known)
+  else:
+    latent, mask = begun(codec.black(*sides), frames, known, codec.time_factor)
   seconds = codec.time_factor / size.fps
   positions = over_rows(video_positions(latent.shape[1:-1], patch, seconds), rows)
   return Segment(latent, mask, positions, everywhere(positions))
@@ -90,21 +95,27 @@ def keyframes(codec, size: Size, patch, at, frames=None, known=None) -> Segment:
   return Segment(latent, mask, positions, everywhere(positions))
 
 
-def references(codecs: AV, size: Size, patch, given: References | None) -> AV:
-  """AV of tuples of Segments, pictures before the clip; () where the Size has no slots."""
+def references(
+  codecs: AV, size: Size, patch, given: References | None, coded: Latents = Latents()
+) -> AV:
+  """AV of tuples of Segments, pictures before the clip; () where the Size has no slots.
+
+  Args:
+    given: which there are, and at what length; coded: their latents.
+  """
   video, audio = (), ()
   parts, valid = [], []
   if size.reference_images:
-    parts.append(encoded(codecs.video, given.images, each=True))
+    parts.append(coded.images)
     valid.append(given.images_valid)
   if size.reference_frames:
-    parts.append(encoded(codecs.video, given.frames))
+    parts.append(coded.clip)
     valid.append(latents_of(given.frames_valid, codecs.video.time_factor))
   if parts:
     latents, seen = jnp.concatenate(parts, 1), jnp.concatenate(valid, 1)
     video = (video_reference(latents, patch, codecs.video.time_factor / size.fps, seen),)
   if size.reference_samples:
-    latents = encoded(codecs.audio, given.samples)
+    latents = coded.sound
     last = jnp.sum(given.samples_valid, 1, keepdims=True)
     starts = jnp.arange(latents.shape[1]) * (codecs.audio.sample_rate / codecs.audio.rate)
     audio = (audio_reference(latents, codecs.audio.rate, starts < last),)
@@ -156,6 +167,17 @@ def reveal(codec, frames, known):
 
   both = on_rows(encode)(codec, codec.black(*frames.shape[1:4]), frames, known)
   return both[..., :-1], both[..., -1:]
+
+
+def begun(black, latents, known, time_factor: int):
+  """(I, M) of Eq. 7 from the latents of a clip whose beginning is known.
+
+  A causal codec makes the first latents of the first frames alone, so these are what `reveal` would
+  make of pixels, and nothing tells of the frames after them.
+  """
+  mask = on_rows(lambda k: known_share(k, latents.shape[1:4], time_factor))(known)
+  show = lambda black, latents, mask: jnp.where(mask > 0, latents, black)
+  return on_rows(show)(black, latents, mask), mask
 
 
 def known_share(known, grid: tuple[int, int, int], time_factor: int) -> jax.Array:

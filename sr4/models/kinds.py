@@ -1,8 +1,11 @@
-"""Codecs and text encoders by name: what a config may ask for."""
+"""Codecs and text encoders by name: what a config may ask for, and what it asked for once."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import hashlib
+import json
+import os
 
 import jax
 
@@ -40,3 +43,50 @@ def joined(defaults: Mapping, given: Mapping) -> dict:
     section = isinstance(value, Mapping) or hasattr(value, 'items')
     found[name] = joined(found.get(name, {}), value) if section else value
   return found
+
+
+# Fields that say where something lies or how it is computed, and not what comes of it.
+ASIDE = ('tokenizer', 'chunk', 'tile', 'device')
+
+
+def identity(config) -> str:
+  """JSON of all that a codec's latents or an encoder's embeddings follow from.
+
+  Weights are in it as a hash of what is in their files, wherever these lie.
+  """
+
+  def told(config) -> dict:
+    page = {}
+    for field in dataclasses.fields(config):
+      value = getattr(config, field.name)
+      if dataclasses.is_dataclass(value):
+        page[field.name] = told(value)
+      elif field.name == 'weights':
+        page['weights'] = weights_id(value)
+      elif field.name not in ASIDE:
+        page[field.name] = value
+    return page
+
+  return json.dumps({'kind': type(config).__module__} | told(config), sort_keys=True)
+
+
+def weights_id(path: str, part: int = 1 << 16, parts: int = 256) -> str:
+  """A hash of files of weights: their names, sizes, and up to `parts` parts of each, evenly spread.
+
+  Not of all bytes: they are tens of gigabytes, and what is trained changes everywhere.
+  """
+  if not os.path.exists(path):
+    return path
+  folder = path if os.path.isdir(path) else os.path.dirname(path)
+  names = sorted(os.listdir(folder)) if os.path.isdir(path) else [os.path.basename(path)]
+  digest = hashlib.sha256()
+  for name in names:
+    if not name.endswith(('.safetensors', '.json', '.bin', '.txt', '.model')):
+      continue
+    with open(os.path.join(folder, name), 'rb') as f:
+      size = os.fstat(f.fileno()).st_size
+      digest.update(f'{name} {size}'.encode())
+      for at in range(0, size, max(part, size // parts)):
+        f.seek(at)
+        digest.update(f.read(part))
+  return digest.hexdigest()

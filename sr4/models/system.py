@@ -11,6 +11,7 @@ from sr4.core.av import AV
 from sr4.core.batch import Clips
 from sr4.core.batch import Size
 from sr4.models import codec
+from sr4.models import kinds
 from sr4.models import mmdit
 from sr4.models.text import encoder
 
@@ -34,6 +35,11 @@ class System:
     return dataclasses.replace(
       self, codecs=jax.tree.map(place, self.codecs), text=encoder.placed(self.text)
     )
+
+  def made(self) -> dict[str, str]:
+    """What latents and embeddings of its parts follow from, by part."""
+    parts = {'video codec': self.codecs.video, 'audio codec': self.codecs.audio, 'text': self.text}
+    return {name: kinds.identity(part.config) for name, part in parts.items()}
 
   def embedded(self, clips: Clips) -> Clips:
     """Clips with the embeddings of their prompts; rows over the mesh."""

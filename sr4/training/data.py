@@ -3,12 +3,15 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from data_pipelines import buckets
+from data_pipelines import coded
 from data_pipelines import collate
 from data_pipelines import loader
 from data_pipelines import tasks
 from sr4.core import config as config_lib
+from sr4.core.batch import Latents
 from sr4.models import system as system_lib
 
 
@@ -22,18 +25,43 @@ def make_loader(config, system: system_lib.System, seed: int, dropped=None, **ch
   cycle = changes.pop('cycle', buckets.CYCLE)
   data = config_lib.build(loader.Config, config['data'], 'config.data')
   data, audio = dataclasses.replace(data, **changes), system.codecs.audio
+  sizes = {name: system.size(**b.size()) for name, b in data.buckets.items()}
   return loader.Loader(
     data,
-    {name: system.size(**b.size()) for name, b in data.buckets.items()},
+    sizes,
     system.text.read,
     audio.sample_rate,
     audio.audio_channels,
     system.codecs.video.time_factor,
     seed=seed,
+    coded={name: fit(system, sizes[name], data) for name, b in data.buckets.items() if b.coded},
     host=jax.process_index(),
     hosts=jax.process_count(),
     dropped=dropped,
     cycle=cycle,
+  )
+
+
+def fit(system: system_lib.System, size, data: loader.Config) -> coded.Fit:
+  """What latents must be that were made ahead for this size."""
+  _, valid = system.text.shapes(1, size)
+  read = tuple(name for name, share in dataclasses.asdict(data.captions).items() if share)
+  shape = valid.shape[1], system.text.width
+  return coded.Fit(system.made(), latents(system, size), shape, read)
+
+
+def latents(system: system_lib.System, size) -> Latents:
+  """Of shapes in bf16, without rows."""
+  video, audio = system.codecs
+  array = lambda shape: jax.ShapeDtypeStruct(tuple(shape), jnp.bfloat16)
+  frames = lambda count: video.latent_shape(count, size.height, size.width)
+  sound = lambda samples: (audio.latent_length(samples), audio.channels)
+  return Latents(
+    video=array(frames(size.frames)) if size.frames else None,
+    audio=array(sound(size.samples)) if size.samples else None,
+    images=array((size.reference_images, *frames(1)[1:])) if size.reference_images else None,
+    clip=array(frames(size.reference_frames)) if size.reference_frames else None,
+    sound=array(sound(size.reference_samples)) if size.reference_samples else None,
   )
 
 
@@ -52,10 +80,12 @@ def shapes(config, system: system_lib.System) -> dict:
   for name, b in sorted(data.buckets.items()):
     size = system.size(**b.size())
     named = b.tasks or (tasks.natural(size),)
-    found[name] = (
-      size,
-      collate.shapes(b.rows, size, named, system.text.shapes(b.rows, size), channels),
-    )
+    text, made = system.text.shapes(b.rows, size), None
+    if b.coded:
+      made = latents(system, size)
+      embeddings = (*text[1].shape, system.text.width)
+      text = jax.ShapeDtypeStruct(embeddings, jnp.bfloat16), text[1]
+    found[name] = size, collate.shapes(b.rows, size, named, text, channels, made)
   return found
 
 

@@ -11,6 +11,7 @@ from sr4.core.av import AV
 from sr4.core.batch import Clips
 from sr4.core.batch import Condition
 from sr4.core.batch import Keyframes
+from sr4.core.batch import References
 from sr4.core.batch import Segment
 from sr4.core.batch import Size
 from sr4.flow import conditioning
@@ -105,6 +106,31 @@ def test_latents_are_the_codecs():
   np.testing.assert_allclose(
     batch.latents.audio[0], CODECS.audio.encode(jnp.asarray(clips.samples)), atol=1e-6
   )
+
+
+@pytest.mark.parametrize('known', [None, 1, 5])
+def test_latents_made_ahead_are_the_same_batch(known):
+  """Of clips whose beginning is known, to whole latents, and of references."""
+  size = dataclasses.replace(SIZE, reference_images=2, reference_frames=5, reference_samples=1024)
+  random = np.random.default_rng(3)
+  picture = lambda *shape: random.integers(0, 256, (2, *shape, 16, 24, 3), np.uint8)
+  references = References(
+    *(picture(2), np.array([[True, True], [True, False]])),
+    *(picture(5), np.array([[True] * 5, [False] * 5])),
+    *(random.uniform(-1, 1, (2, 1024, 1)).astype(np.float32), np.ones((2, 1024), bool)),
+  )
+  shown = None
+  if known:
+    shown = np.zeros((2, 9, 1, 1), bool)
+    shown[:, :known] = True
+  clips = dataclasses.replace(_clips(known=shown), references=references)
+  now = _encode(clips, size)
+  made = jax.tree.map(
+    np.asarray, conditioning.coded(CODECS, size, jax.tree.map(jnp.asarray, clips))
+  )
+  bare = dataclasses.replace(references, images=None, frames=None, samples=None)
+  ahead = dataclasses.replace(clips, frames=None, samples=None, references=bare, latents=made)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), _encode(ahead, size), now)
 
 
 def test_positions():

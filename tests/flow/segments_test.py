@@ -1,13 +1,17 @@
 """sr4/flow/segments.py: what is known, where it lies, and that nothing hidden is told."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sr4.core.av import AV
+from sr4.core.batch import Clips
 from sr4.core.batch import References
 from sr4.core.batch import Size
+from sr4.flow import conditioning
 from sr4.flow import segments
 from sr4.models import codec
 
@@ -167,7 +171,10 @@ def test_references_fill_their_slots_and_the_rest_is_seen_by_no_one(relative):
     random.uniform(-1, 1, (2, 1024, 1)).astype(np.float32),
     np.arange(1024) < np.array([[1024], [300]]),
   )
-  (video,), (audio,) = segments.references(CODECS, size, PATCH, given)
+  clips = Clips(None, None, None, None, None, None, references=given)
+  alone = dataclasses.replace(size, frames=0, samples=0)
+  coded = conditioning.coded(CODECS, alone, clips)
+  (video,), (audio,) = segments.references(CODECS, size, PATCH, given, coded)
   assert video.known.shape == (2, 4, 2, 4, 12) and not video.generated
   one = CODECS.video.encode(given.images[0, 1][None, None] / np.float32(127.5) - 1)
   assert relative(video.known[0, 1], one[0, 0]) < 1e-6

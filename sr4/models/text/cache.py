@@ -10,7 +10,6 @@ layer, template, lengths), the words, the pictures.  Any number of processes may
 from collections.abc import Sequence
 import dataclasses
 import hashlib
-import json
 import os
 from typing import Any
 
@@ -24,6 +23,7 @@ from sr4.core import files
 from sr4.core.batch import Size
 from sr4.core.prompt import Prompt
 from sr4.core.prompt import PromptError
+from sr4.models import kinds
 
 
 @jax.tree_util.register_static
@@ -40,7 +40,11 @@ class Cached:
   identity: str = ''
 
   def __post_init__(self):
-    object.__setattr__(self, 'identity', identity(self.encoder.config))
+    object.__setattr__(self, 'identity', kinds.identity(self.encoder.config))
+
+  @property
+  def config(self):
+    return self.encoder.config
 
   @property
   def width(self) -> int:
@@ -117,36 +121,4 @@ def key(identity: str, prompt: Prompt) -> str:
   if prompt.clip is not None:
     add(repr((prompt.clip.shape, prompt.fps)).encode())
     add(np.ascontiguousarray(prompt.clip).tobytes())
-  return digest.hexdigest()
-
-
-def identity(config) -> str:
-  """JSON of an encoder's config, with a hash of its weights in place of where they lie."""
-  page = dataclasses.asdict(config)
-  page = {name: value for name, value in page.items() if name not in ('weights', 'tokenizer')}
-  page['kind'] = type(config).__module__
-  if getattr(config, 'weights', ''):
-    page['weights'] = weights_id(config.weights)
-  return json.dumps(page, sort_keys=True)
-
-
-def weights_id(path: str, part: int = 1 << 16, parts: int = 256) -> str:
-  """A hash of files of weights: their names, sizes, and up to `parts` parts of each, evenly spread.
-
-  Not of all bytes: they are tens of gigabytes, and what is trained changes everywhere.
-  """
-  if not os.path.exists(path):
-    return path
-  folder = path if os.path.isdir(path) else os.path.dirname(path)
-  names = sorted(os.listdir(folder)) if os.path.isdir(path) else [os.path.basename(path)]
-  digest = hashlib.sha256()
-  for name in names:
-    if not name.endswith(('.safetensors', '.json', '.bin', '.txt', '.model')):
-      continue
-    with open(os.path.join(folder, name), 'rb') as f:
-      size = os.fstat(f.fileno()).st_size
-      digest.update(f'{name} {size}'.encode())
-      for at in range(0, size, max(part, size // parts)):
-        f.seek(at)
-        digest.update(f.read(part))
   return digest.hexdigest()

@@ -72,6 +72,11 @@ def placed(encoder: TextEncoder) -> TextEncoder:
   return encoder
 
 
+def bare(encoder: TextEncoder) -> TextEncoder:
+  """The encoder that a cache keeps the embeddings of, or itself."""
+  return encoder.encoder if isinstance(encoder, cache.Cached) else encoder
+
+
 def embedded(encoder: TextEncoder, read) -> jax.Array:
   """[b m e] of what `read` gave, whether it has embeddings or what makes them."""
   return read if isinstance(read, (jax.Array, np.ndarray)) else encoder.encode(read)

@@ -14,6 +14,7 @@ from sr4.core import config as config_lib
 from sr4.core.batch import Size
 from sr4.core.prompt import Prompt
 from sr4.core.prompt import PromptError
+from sr4.models import kinds
 from sr4.models.text import cache
 from sr4.models.text import encoder
 from tests import small_text
@@ -145,9 +146,9 @@ class _Silent:
 
 def test_all_that_an_embedding_follows_from_is_in_its_name(folder, tmp_path):
   config = torches(folder).config
-  base = cache.identity(config)
+  base = kinds.identity(config)
   for change in (dict(layer=1), dict(template='x{}'), dict(tokens=21), dict(dtype='bfloat16')):
-    assert cache.identity(dataclasses.replace(config, **change)) != base
+    assert kinds.identity(dataclasses.replace(config, **change)) != base
   names = {
     cache.key(base, prompt)
     for prompt in (
@@ -162,11 +163,11 @@ def test_all_that_an_embedding_follows_from_is_in_its_name(folder, tmp_path):
   assert len(names) == 6
   other = small_text.reference()  # Other weights under the names of a release.
   other.save_pretrained(tmp_path)
-  one = cache.weights_id(str(tmp_path))
+  one = kinds.weights_id(str(tmp_path))
   with torch.no_grad():
     other.language_model.norm.weight.add_(1)
   other.save_pretrained(tmp_path)
-  assert cache.weights_id(str(tmp_path)) != one
+  assert kinds.weights_id(str(tmp_path)) != one
 
 
 def test_weights_on_the_mesh_fill_a_folder_ahead(tmp_path):

@@ -243,7 +243,7 @@ def test_a_tokenizer_that_is_none_is_told(tmp_path):
 
 
 def test_files_of_the_class_with_a_head_load_too(tmp_path):
-  reference = small_text.write(tmp_path, head=True)
+  reference = small_text.write(tmp_path, with_head=True)
   assert 'lm_head.weight' in files.source(str(tmp_path)).places
   model = ours(tmp_path)
   read, _ = model.read(PROMPTS, SIZE)
