@@ -24,6 +24,8 @@ RULES = {
   'sr4/training/accounting.py': ('sr4.models', 'sr4.planning.flops', 'sr4.planning.topology'),
   'sr4/training/data.py': ('sr4.core', 'sr4.models', 'data_pipelines'),
   'sr4/planning': ('sr4.core', 'sr4.nn', 'sr4.flow', 'sr4.models', 'sr4.training', 'sr4.planning'),
+  # Weights that were imported are a checkpoint.
+  'sr4/convert/imported.py': ('sr4.convert', 'sr4.models', 'sr4.training.checkpoint'),
   'sr4/convert': ('sr4.core', 'sr4.models', 'sr4.convert'),
   'sr4/metrics': ('sr4.core', 'sr4.metrics'),
   'data_pipelines': ('sr4.core', 'data_pipelines'),

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 
 from sr4.convert import files
+from sr4.convert import imported
 from sr4.convert import mmaudio
 from sr4.convert import qwen
 from sr4.convert import rules
@@ -42,6 +43,8 @@ def text(like):
   c = like.config
   if c.weights == RANDOM:
     return drawn(lambda: encoder.qwen(c), like)
+  if imported.there(c.weights):
+    return imported.read(c.weights, 'text', like)
   source = files.source(given(c.weights, 'text.weights'))
   qwen.check(c, c.weights)
   return rules.load(like, qwen.table(c, source), source, qwen.unused(c))
@@ -53,6 +56,8 @@ def video(like):
   c = like.config
   if c.weights == RANDOM:
     return drawn(lambda: codec.wan(c), like)
+  if imported.there(c.weights):
+    return imported.read(c.weights, 'video_codec', like)
   source = files.source(given(c.weights, 'video_codec.weights'))
   return rules.load(like, wan.table(c, source), source)
 
@@ -61,13 +66,16 @@ def audio(like):
   if not isinstance(like, audio_vae.AudioVAE):
     return like
   c, flat = like.config, tree.to_flat(like)
-  if RANDOM in (c.weights, c.vocoder.weights):
-    if c.weights != c.vocoder.weights:
-      raise config_lib.ConfigError(
-        f'config.audio_codec.weights={c.weights!r} and vocoder.weights={c.vocoder.weights!r}: '
-        f"both are files, or both are '{RANDOM}'"
-      )
+  whole = lambda path: path == RANDOM or imported.there(path)
+  if c.weights != c.vocoder.weights and any(map(whole, (c.weights, c.vocoder.weights))):
+    raise config_lib.ConfigError(
+      f'config.audio_codec.weights={c.weights!r} and vocoder.weights={c.vocoder.weights!r}: '
+      f"both are files, or both are '{RANDOM}' or one folder of `sr4 import`"
+    )
+  if c.weights == RANDOM:
     return drawn(lambda: codec.mmaudio(c), like)
+  if imported.there(c.weights):
+    return imported.read(c.weights, 'audio_codec', like)
   vae = files.source(given(c.weights, 'audio_codec.weights'))
   voice = files.source(given(c.vocoder.weights, 'audio_codec.vocoder.weights'))
   prefix = 'vocoder.'

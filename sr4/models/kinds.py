@@ -46,6 +46,7 @@ def joined(defaults: Mapping, given: Mapping) -> dict:
 
 
 # Fields that say where something lies or how it is computed, and not what comes of it.
+IMPORTED = 'imported.json'  # {kind: hash} in a folder that `sr4 import` wrote
 ASIDE = ('tokenizer', 'chunk', 'tile', 'device')
 
 
@@ -56,27 +57,39 @@ def identity(config) -> str:
   """
 
   def told(config) -> dict:
-    page = {}
+    page = {'kind': type(config).__module__}
     for field in dataclasses.fields(config):
       value = getattr(config, field.name)
       if dataclasses.is_dataclass(value):
         page[field.name] = told(value)
       elif field.name == 'weights':
-        page['weights'] = weights_id(value)
+        page['weights'] = weights_id(value, page['kind'])
       elif field.name not in ASIDE:
         page[field.name] = value
     return page
 
-  return json.dumps({'kind': type(config).__module__} | told(config), sort_keys=True)
+  return json.dumps(told(config), sort_keys=True)
 
 
-def weights_id(path: str, part: int = 1 << 16, parts: int = 256) -> str:
+def weights_of(page: dict) -> dict[str, str]:
+  """{kind: hash} of all weights in pages of identity, one in the other."""
+  found = {page['kind']: page['weights']} if page.get('weights') else {}
+  for value in page.values():
+    found |= weights_of(value) if isinstance(value, dict) else {}
+  return found
+
+
+def weights_id(path: str, kind: str = '', part: int = 1 << 16, parts: int = 256) -> str:
   """A hash of files of weights: their names, sizes, and up to `parts` parts of each, evenly spread.
 
-  Not of all bytes: they are tens of gigabytes, and what is trained changes everywhere.
+  Not of all bytes: they are tens of gigabytes, and what is trained changes everywhere.  Of a folder
+  that `sr4 import` wrote, that of the files from which it came.
   """
   if not os.path.exists(path):
     return path
+  if os.path.exists(os.path.join(path, IMPORTED)):
+    with open(os.path.join(path, IMPORTED)) as f:
+      return json.load(f).get(kind, '')
   folder = path if os.path.isdir(path) else os.path.dirname(path)
   names = sorted(os.listdir(folder)) if os.path.isdir(path) else [os.path.basename(path)]
   digest = hashlib.sha256()
