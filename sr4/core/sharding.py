@@ -141,6 +141,18 @@ def constrained(x: jax.Array, spec: P) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec)
 
 
+def spread(x: jax.Array) -> jax.Array:
+  """Frames [b t h w c] with their rows of pixels over the devices that share the batch's rows.
+
+  For what runs inside `on_rows`: convolutions then exchange borders.  As they are, where the height
+  does not divide.
+  """
+  for axes in (('seq', 'tensor'), ('seq',), ('tensor',)):
+    if x.ndim == 5 and axis_size(*axes) > 1 and x.shape[2] % axis_size(*axes) == 0:
+      return constrained(x, P(DP, None, axes))
+  return x
+
+
 def of(x: jax.Array) -> P:
   """How an array is split."""
   return jax.typeof(x).sharding.spec

@@ -15,6 +15,7 @@ from sr4.core.batch import Segment
 from sr4.core.batch import Size
 from sr4.core.sharding import on_rows
 from sr4.core.sharding import over_rows
+from sr4.core.sharding import spread
 
 BLACK = -1.0
 
@@ -161,7 +162,7 @@ def reveal(codec, frames, known):
 
   def encode(codec, black, frames, known):
     hidden = jnp.asarray(0 if frames.dtype == jnp.uint8 else BLACK, frames.dtype)
-    latent = codec.encode(jnp.where(known[..., None], frames, hidden))
+    latent = codec.encode(spread(jnp.where(known[..., None], frames, hidden)))
     mask = known_share(known, latent.shape[1:4], codec.time_factor)
     return jnp.concatenate([jnp.where(mask > 0, latent, black), mask], -1)
 
@@ -199,15 +200,15 @@ def latents_of(frames: jax.Array, time_factor: int) -> jax.Array:
 
 def encoded(codec, media, each: bool = False) -> jax.Array:
   """Latents of rows of media; `each`: every frame is a picture of its own."""
-  one = lambda codec, x: codec.encode(x)
-  many = lambda codec, x: each_frame(codec.encode, x)
+  one = lambda codec, x: codec.encode(spread(x))
+  many = lambda codec, x: each_frame(codec.encode, spread(x))
   return on_rows(many if each else one)(codec, media)
 
 
 def decoded(codec, latents, each: bool = False) -> jax.Array:
   """The inverse of `encoded`, for video."""
-  one = lambda codec, z: codec.decode(z)
-  many = lambda codec, z: each_frame(codec.decode, z)
+  one = lambda codec, z: codec.decode(spread(z))
+  many = lambda codec, z: each_frame(codec.decode, spread(z))
   return on_rows(many if each else one)(codec, latents)
 
 

@@ -5,6 +5,7 @@ A codec is a pytree: weights are its leaves, and `dct` and `mdct` have none, so 
 """
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Protocol
 
 from flax import nnx
@@ -53,6 +54,31 @@ class AudioCodec(Protocol):
 
   def decode(self, latents: jax.Array, samples: int | None = None) -> jax.Array:
     """[b l c] -> f32 [b n ch]; n is `samples`, by default all that the latents hold."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Remembering:
+  """A VideoCodec that knows the latents of black frames, which every step asks for."""
+
+  codec: VideoCodec
+  blacks: dict[str, jax.Array]  # by size
+
+  def __getattr__(self, name: str):
+    if name.startswith('_') or name == 'codec':  # As when it is unpickled.
+      raise AttributeError(name)
+    return getattr(self.codec, name)
+
+  def black(self, frames: int, height: int, width: int) -> jax.Array:
+    found = self.blacks.get(f'{frames} {height} {width}')
+    return self.codec.black(frames, height, width) if found is None else found
+
+
+def remembering(codec: VideoCodec, sizes) -> VideoCodec:
+  """The codec with black frames of these (frames, height, width) coded, if that takes weights."""
+  if not jax.tree.leaves(codec) or not sizes:
+    return codec
+  return Remembering(codec, {' '.join(map(str, size)): codec.black(*size) for size in sizes})
 
 
 def wan(config: video_vae.Config) -> video_vae.VideoVAE:

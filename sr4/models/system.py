@@ -28,13 +28,25 @@ class System:
   text: encoder.TextEncoder
   config: mmdit.Config = dataclasses.field(metadata={'static': True})
 
-  def placed(self) -> 'System':
-    """The shapes of codecs and encoder with their layouts on the mesh that is set."""
+  def placed(self, sizes=()) -> 'System':
+    """The shapes of codecs and encoder with their layouts on the mesh that is set.
+
+    Args:
+      sizes: as of `remembering`, after which these are the shapes.
+    """
     whole = jax.NamedSharding(jax.sharding.get_mesh(), sharding.REPLICATED)
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
+    remember = lambda video: codec.remembering(video, blacks(sizes))
+    codecs = self.codecs._replace(video=jax.eval_shape(remember, self.codecs.video))
     return dataclasses.replace(
-      self, codecs=jax.tree.map(place, self.codecs), text=encoder.placed(self.text)
+      self, codecs=jax.tree.map(place, codecs), text=encoder.placed(self.text)
     )
+
+  def remembering(self, sizes) -> 'System':
+    """The system, loaded, with what every step of clips of these Sizes would compute anew."""
+    remember = lambda video: codec.remembering(video, blacks(sizes))
+    run = jax.jit(jax.sharding.auto_axes(remember, out_sharding=sharding.REPLICATED))
+    return dataclasses.replace(self, codecs=self.codecs._replace(video=run(self.codecs.video)))
 
   def made(self) -> dict[str, str]:
     """What latents and embeddings of its parts follow from, by part."""
@@ -136,6 +148,15 @@ class System:
       count += cells(*video.latent_shape(size.reference_frames, *one))
     heard = [n for n in (size.samples, size.reference_samples) if n]
     return AV(count, sum(map(audio.latent_length, heard)))
+
+
+def blacks(sizes) -> list[tuple[int, int, int]]:
+  """(frames, height, width) of all that may be unknown in clips of these Sizes."""
+  clips = {(s.frames, s.height, s.width) for s in sizes if s.frames}
+  high = {
+    (1, s.height * s.keyframe_scale, s.width * s.keyframe_scale) for s in sizes if s.keyframes
+  }
+  return sorted(clips | high)
 
 
 def build(config) -> System:

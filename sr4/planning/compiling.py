@@ -265,7 +265,7 @@ def abstract_step(system, c: loop.Sections, size, clips):
   rows = jax.NamedSharding(mesh, sharding.ROWS)
   clips = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), clips)
   step = functools.partial(loop.update, tx, size, c.flow, c.step)
-  return jax.jit(step, donate_argnums=0), state, (system.placed(), key), clips
+  return jax.jit(step, donate_argnums=0), state, (system.placed([size]), key), clips
 
 
 def too_much(error: str, arrays: float) -> float:

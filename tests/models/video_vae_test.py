@@ -1,6 +1,8 @@
 """sr4/models/video_vae.py against diffusers' class, and itself in parts, in tiles and on meshes."""
 
 import functools
+import subprocess
+import sys
 
 import diffusers
 from flax import nnx
@@ -14,6 +16,11 @@ from sr4.convert import rules
 from sr4.convert import wan
 from sr4.core import sharding
 from sr4.core import tree
+from sr4.core.av import AV
+from sr4.core.batch import Size
+from sr4.flow import segments
+from sr4.models import codec
+from sr4.models import system as system_lib
 from sr4.models import video_vae
 from tests.models import reference as reference_lib
 
@@ -160,21 +167,53 @@ def test_tiles_are_as_near_as_those_of_the_reference(relative):
   np.testing.assert_array_equal(encode(tiles, one), encode(model, one))
 
 
-@pytest.mark.parametrize('mesh', [dict(fsdp=4), dict(fsdp=2, seq=4)])
-def test_on_a_mesh(mesh, relative):
-  """Rows over fsdp, height over seq: the same numbers."""
-  x = frames_of(4, 5, 64, 32)
+@pytest.mark.parametrize('mesh', [dict(fsdp=4), dict(fsdp=2, seq=4), dict(fsdp=1, seq=2, tensor=2)])
+@pytest.mark.parametrize('height', [64, 56])  # The latents of 56 rows do not divide by 4.
+def test_on_a_mesh(mesh, height, relative):
+  """Rows over fsdp, height over seq and tensor: the same numbers, and a share of the work."""
+  x = frames_of(4, 5, height, 32)
   model = ours(TINY)
   z = encode(model, x)
   y = decode(model, z)
   with jax.set_mesh(sharding.make_mesh(**mesh)):
     there = ours(TINY)
-    assert relative(encode_rows(there, sharding.rows(x)), z) < 1e-5
+    ways, rows = sharding.axis_size('seq', 'tensor'), 4 // sharding.axis_size('fsdp')
+    given = there, sharding.rows(x)
+    assert relative(encode_rows(*given), z) < 1e-5
+    flops = encode_rows.lower(*given).compile().cost_analysis()['flops']
+    one = encode.lower(model, x).compile().cost_analysis()['flops'] / 4
+    assert flops / rows < 1.6 * one / ways  # Borders are computed twice, uneven parts padded.
     assert relative(decode_rows(there, sharding.rows(np.asarray(z))), y) < 1e-5
 
 
-encode_rows = jax.jit(lambda model, x: sharding.on_rows(lambda m, x: m.encode(x))(model, x))
-decode_rows = jax.jit(lambda model, z: sharding.on_rows(lambda m, z: m.decode(z))(model, z))
+encode_rows, decode_rows = jax.jit(segments.encoded), jax.jit(segments.decoded)
+
+
+def test_black_frames_are_coded_once():
+  """A step finds their latents among its arguments."""
+  sound = codec.build_audio(dict(name='mdct', sample_rate=8000))
+  sizes = [Size(5, 32, 48, 8.0, 0, keyframes=1, keyframe_scale=2), Size(1, 32, 32, 8.0, 0)]
+  with jax.set_mesh(sharding.make_mesh(fsdp=2, seq=2, tensor=2)):
+    system = system_lib.System(AV(ours(TINY), sound), None, None)
+    made = system.remembering(sizes).codecs.video
+  asked = [(5, 32, 48), (1, 32, 32), (1, 64, 96)]
+  assert set(made.blacks) == {' '.join(map(str, size)) for size in asked}
+  for size in asked:
+    np.testing.assert_allclose(made.black(*size), ours(TINY).black(*size), atol=1e-5)
+    assert not jax.make_jaxpr(lambda m, size=size: m.black(*size))(made).eqns
+  assert made.latent_shape(5, 32, 48) == (2, 4, 6, 4) and made.channels == 4
+  assert codec.remembering(sound, asked) is sound
+
+
+@pytest.mark.parametrize('clip, tile', [('480p 15 s', 0), ('1080p 5 s', 512)])
+@pytest.mark.parametrize('way', ['encode', 'decode'])
+def test_long_and_large_clips_fit_one_chip(clip, tile, way):
+  """Of 16 GiB, by the TPU compiler, which lays out the buffers of the whole program."""
+  pytest.importorskip('libtpu')
+  command = [sys.executable, 'benchmarks/codec_memory.py', '--one', clip, str(tile), way]
+  done = subprocess.run(command, capture_output=True, text=True, check=True)
+  gib, _, capacity = done.stdout.strip().splitlines()[-1].partition(' | ')
+  assert 1 < float(gib) < 0.6 * float(capacity)
 
 
 def test_samples_of_the_posterior():
