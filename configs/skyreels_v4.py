@@ -9,9 +9,10 @@ each stage starts from the weights in ../THE_ONE_BEFORE/checkpoints.  Records li
 KIND/FRAMESxHEIGHTxWIDTH, such as clips/81x480x832.  A run prints its buckets, epochs and tokens
 before its first step.
 
-`published` takes the published codecs, Wan2.1's and MMAudio's, from the files that
---config.video_codec.weights, --config.audio_codec.weights and --config.audio_codec.vocoder.weights
-name (docs/codecs.md); else they are codecs without weights, in the same token geometry.
+`published` takes Wan2.1's and MMAudio's codecs, and Qwen3-VL-8B as text encoder, from
+the files that --config.video_codec.weights, --config.audio_codec.weights,
+--config.audio_codec.vocoder.weights and --config.text.weights name (docs/codecs.md); else they are
+codecs without weights, in the same token geometry, and hashed words.
 
 `world` is the same training at the scale of a toy, on SR4-World:
 
@@ -239,10 +240,12 @@ PODS = dict(
 PLAIN = dict(
   video_codec=dict(name='dct', space_factor=8, channels=16),
   audio_codec=dict(name='mdct', sample_rate=44100, audio_channels=1, hop=1024, bands=40),
+  text=dict(name='bytes', width=512, tokens=512),
 )
 PUBLISHED = dict(
   video_codec=dict(name='wan2.1', weights='', tile=0),
   audio_codec=dict(name='mmaudio', weights='', vocoder=dict(weights='')),
+  text=dict(name='qwen3-vl-8b', weights='', layer=34, tokens=1408, cache=''),
 )
 
 
@@ -266,7 +269,6 @@ def get_config(arg: str = 'video1') -> ml_collections.ConfigDict:
     dict(
       model=dict(size=sizes[0], remat=pod.remat if pod else 'attention'),
       **(PUBLISHED if 'published' in codecs else PLAIN),
-      text=dict(name='bytes', width=512, tokens=512),
       data=dict(root=root, captions=stage.captions, buckets=found),
       flow=dict(
         independent_times=0.2 if both else 0.0,  # Sound for given video, and video for sound.

@@ -18,7 +18,6 @@ from sr4.core.batch import Latents
 from sr4.core.batch import Size
 
 CODEC = 'latents'
-PREFIX = 'latents:'  # of the name of a folder of these in a config
 NAMES = tuple(field.name for field in dataclasses.fields(Latents))
 SEEN = ('image', 'video')  # kinds of reference that a text encoder may look at
 

@@ -58,9 +58,9 @@ class BucketConfig:
   tasks: dict[str, float] = dataclasses.field(default_factory=dict)  # names to shares of the rows
 
   def __post_init__(self):
-    coded = {name.startswith(coded_lib.PREFIX) for name in self.records}
+    coded = {name.startswith(records.LATENTS) for name in self.records}
     if len(coded) == 2:
-      raise ValueError(f'records={self.records}: all are {coded_lib.PREFIX}... or none is')
+      raise ValueError(f'records={self.records}: all are {records.LATENTS}... or none is')
     if True in coded and self.keyframes:
       raise ValueError(
         f'records={self.records} and keyframes={self.keyframes}: keyframes are of media alone'
@@ -69,7 +69,7 @@ class BucketConfig:
   @property
   def coded(self) -> bool:
     """Are its records latents?"""
-    return self.records[:1] != () and self.records[0].startswith(coded_lib.PREFIX)
+    return self.records[:1] != () and self.records[0].startswith(records.LATENTS)
 
   def size(self) -> dict:
     """The arguments of models.system.System.size."""

@@ -27,10 +27,10 @@ import shutil
 import threading
 import uuid
 
-from data_pipelines import coded
 from data_pipelines import record as record_lib
 
 MANIFEST = 'manifest.json'
+LATENTS = 'latents:'  # of the name of a folder of coded.py's records
 CODECS, KINDS, SCHEMA = record_lib.CODECS, record_lib.KINDS, record_lib.SCHEMA
 Record, Reference, RecordError = record_lib.Record, record_lib.Reference, record_lib.RecordError
 to_bytes, from_bytes, to_int16 = record_lib.to_bytes, record_lib.from_bytes, record_lib.to_int16
@@ -318,10 +318,10 @@ def open(name: str, root=''):
     from data_pipelines import tfds  # Lazily: an extra.
 
     return tfds.TfdsSource(name, root)
-  wanted = str(name).startswith(coded.PREFIX)
-  source = Source(os.path.join(root, str(name).removeprefix(coded.PREFIX)))
+  wanted = str(name).startswith(LATENTS)
+  source = Source(os.path.join(root, str(name).removeprefix(LATENTS)))
   if wanted != (source.manifest.latents is not None):
-    found, right = ('media', source.directory) if wanted else ('latents', coded.PREFIX + name)
+    found, right = ('media', source.directory) if wanted else ('latents', LATENTS + name)
     raise RecordError(f'{source.directory} holds {found}; write its name as {right}')
   return source
 
@@ -353,7 +353,11 @@ class Source:
 
   def __getitem__(self, i):
     """A Record, or, of a folder of latents, a Coded."""
-    return self._at(i, from_bytes if self.manifest.latents is None else coded.from_bytes)
+    if self.manifest.latents is None:
+      return self._at(i, from_bytes)
+    from data_pipelines import coded  # Lazily: it knows jax.
+
+    return self._at(i, coded.from_bytes)
 
   def read(self, i) -> tuple[dict, bytes]:
     """What record i says of itself (record.read_meta), and its bytes; nothing is decoded."""

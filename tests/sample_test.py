@@ -65,6 +65,7 @@ def test_a_seed_is_its_bytes(home, tmp_path):
     (['--prompt', 'x', '--frames', '6'], 'frames'),
     (['--prompt', 'x', '--solver', 'magic'], "'magic' is not among"),
     (['--prompt', 'x', '--step', '7'], 'it has steps [2]'),
+    (['--prompt', '@image_1 jumps'], 'names @image_1, but 0 of kind image are given: give it'),
     (['--prompts', '/nowhere/prompts.txt'], '/nowhere/prompts.txt'),
   ],
 )

@@ -52,3 +52,4 @@ def test_published_codecs_have_the_same_geometry():
     ours, theirs = (system.tokens(system.size(**fields)) for system in (plain, real))
     assert ours.video == theirs.video
     assert 0 <= ours.audio - theirs.audio <= 1  # MMAudio drops what does not fill a latent.
+  assert real.config.text_width == 4096 and real.text.config.depth == 36
