@@ -142,15 +142,23 @@ def constrained(x: jax.Array, spec: P) -> jax.Array:
 
 
 def spread(x: jax.Array) -> jax.Array:
-  """Frames [b t h w c] with their rows of pixels over the devices that share the batch's rows.
+  """Frames [b t h w c] with their height or width over the devices that share the batch's rows.
 
-  For what runs inside `on_rows`: convolutions then exchange borders.  As they are, where the height
-  does not divide.
+  For what runs inside `on_rows`: convolutions then exchange borders.  The side is that which can be
+  halved more often without an uneven part, as codecs do; where none divides, they stay as they are.
   """
   for axes in (('seq', 'tensor'), ('seq',), ('tensor',)):
-    if x.ndim == 5 and axis_size(*axes) > 1 and x.shape[2] % axis_size(*axes) == 0:
-      return constrained(x, P(DP, None, axes))
+    ways = axis_size(*axes)
+    if x.ndim == 5 and ways > 1:
+      high, wide = (halvings(side, ways) for side in x.shape[2:4])
+      if max(high, wide) >= 0:
+        return constrained(x, P(DP, None, axes) if high >= wide else P(DP, None, None, axes))
   return x
+
+
+def halvings(side: int, ways: int, most: int = 3) -> int:
+  """How often a side in so many equal parts can be halved, up to `most`; -1: there are none."""
+  return max((n for n in range(most + 1) if side % (ways << n) == 0), default=-1)
 
 
 def of(x: jax.Array) -> P:

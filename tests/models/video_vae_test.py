@@ -167,11 +167,17 @@ def test_tiles_are_as_near_as_those_of_the_reference(relative):
   np.testing.assert_array_equal(encode(tiles, one), encode(model, one))
 
 
-# The latents of 56 rows do not divide by 4.
-@pytest.mark.parametrize('mesh, height', [(dict(seq=4), 64), (dict(fsdp=1, seq=2, tensor=2), 56)])
-def test_on_a_mesh(mesh, height, relative):
-  """Rows over fsdp, height over seq and tensor: the same numbers, and a share of the work."""
-  x = frames_of(4, 5, height, 32)
+@pytest.mark.parametrize(
+  'mesh, sides',
+  [
+    (dict(seq=4), (64, 24)),  # height
+    (dict(fsdp=1, seq=2, tensor=2), (40, 64)),  # width
+    (dict(fsdp=1, seq=8), (24, 40)),  # of which no latents divide
+  ],
+)
+def test_on_a_mesh(mesh, sides, relative):
+  """Rows over fsdp, a side over seq and tensor: the same numbers, and a share of the work."""
+  x = frames_of(4, 5, *sides)
   model = ours(TINY)
   z = encode(model, x)
   y = decode(model, z)
@@ -182,7 +188,8 @@ def test_on_a_mesh(mesh, height, relative):
     given = there, sharding.rows(x)
     assert relative(encode_rows(*given), z) < 1e-5
     flops = encode_rows.lower(*given).compile().cost_analysis()['flops']
-    assert flops / rows < 1.6 * one / ways  # Borders are computed twice, uneven parts padded.
+    # Borders are computed twice, uneven parts padded.
+    assert flops / rows < (1.6 if max(sides) == 64 else 3) * one / ways
     assert relative(decode_rows(there, sharding.rows(np.asarray(z))), y) < 1e-5
 
 
