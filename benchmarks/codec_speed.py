@@ -3,7 +3,8 @@
   python benchmarks/codec_speed.py [--threads 2] [--repeat 1] [--only video|sound]
 
 Weights are random.  Each pass is compiled and run once before it is timed; the best of `repeat` is
-told, and how far the results are apart (relative L2).  Needs pip install 'sr4[test]'.
+told, or of as many as a second holds, and how far the results are apart (relative L2).  Needs
+pip install 'sr4[test]'.
 """
 
 import argparse
@@ -46,13 +47,13 @@ def main():
       mine, found = best(ours, args.repeat)
       other, wanted = best(theirs, args.repeat)
       far = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
-      print(f'| {name} | {mine:.3f} | {other:.3f} | {mine / other:.2f} | {far:.1e} |', flush=True)
+      print(f'| {name} | {mine:.4f} | {other:.4f} | {mine / other:.2f} | {far:.1e} |', flush=True)
 
 
 def best(run, repeat: int):
   """(seconds, result)."""
   found, seconds = run(), []
-  for _ in range(repeat):
+  while len(seconds) < repeat or sum(seconds) < 1:
     began = time.monotonic()
     found = run()
     seconds.append(time.monotonic() - began)

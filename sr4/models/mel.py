@@ -16,9 +16,9 @@ def spectrum(samples: jax.Array, sample_rate: int, bands: int) -> jax.Array:
   x = jnp.pad(x, [(0, 0), ((WINDOW - HOP) // 2,) * 2], mode='reflect')
   count = (x.shape[1] - WINDOW) // HOP + 1
   hops = x[:, : (count - 1) * HOP + WINDOW].reshape(x.shape[0], -1, HOP)
-  parts = [hops[:, i : i + count] for i in range(WINDOW // HOP)]
-  frames = jnp.concatenate(parts, -1) * np.float32(window())
-  z = jnp.fft.rfft(frames)
+  parts = np.float32(window()).reshape(-1, HOP)
+  frames = jnp.stack([hops[:, i : i + count] * part for i, part in enumerate(parts)], 2)
+  z = jnp.fft.rfft(frames.reshape(x.shape[0], count, WINDOW))
   magnitude = jnp.sqrt(z.real**2 + z.imag**2 + 1e-9)
   weights = np.float32(filters(sample_rate, bands))
   mel = jnp.einsum('blf,kf->blk', magnitude, weights, precision=jax.lax.Precision.HIGHEST)
