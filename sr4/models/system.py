@@ -50,7 +50,11 @@ class System:
 
   def made(self) -> dict[str, str]:
     """What latents and embeddings of its parts follow from, by part."""
-    parts = {'video codec': self.codecs.video, 'audio codec': self.codecs.audio, 'text': self.text}
+    parts = {
+      'video codec': self.codecs.video,
+      'audio codec': self.codecs.audio,
+      'text encoder': self.text,
+    }
     return {name: kinds.identity(part.config) for name, part in parts.items()}
 
   def embedded(self, clips: Clips) -> Clips:

@@ -245,7 +245,7 @@ def test_several_clips_at_a_time_are_the_same(home, tmp_path):
   [
     ('video_codec', dict(channels=12), 'another video codec'),
     ('audio_codec', dict(bands=16), 'another audio codec'),
-    ('text', dict(tokens=9), 'another text'),
+    ('text', dict(tokens=9), 'another text encoder'),
     ('bucket', dict(frames=9), 'frames 5 for 9'),
     ('bucket', dict(reference_images=1), 'reference_images 0 for 1'),
     ('captions', dict(long=1.0), 'no long captions'),
