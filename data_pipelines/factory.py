@@ -115,6 +115,8 @@ def run(config, bucket: str, out, rows=None, unit: int = 64, threads: int = 2):
     )
   with jax.set_mesh(mesh):
     maker = Maker(weights.load(system), job, rows, kept)
+    if kept:  # Previews ask for these, and for nothing where their number does not divide.
+      maker.embedded([Prompt(text) for text in ('', *config.get('preview', {}).get('prompts', ()))])
     if out is None:
       return fill(maker, folders, threads)
     sources = [[s.directory, [x['sha256'] for x in s.manifest.shards]] for s in folders.sources]

@@ -161,7 +161,9 @@ def load(directory: str, step: int | None = None, ema: bool = True):
     CheckpointError: there is no such checkpoint, or it is broken.
   """
   step, page = checkpoint.page(directory, step)
-  system = weights.load(system_lib.build(page['config']))
+  system = system_lib.build(page['config'])
+  # A cache has what was trained on; a prompt is new.
+  system = weights.load(dataclasses.replace(system, text=encoder.bare(system.text)))
   like = tree.abstract(system.model, jax.random.key(0))
   model = checkpoint.restore(directory, step, like, 'ema.' if ema else 'model.')
   return system, model, page['config']

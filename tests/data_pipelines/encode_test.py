@@ -21,6 +21,7 @@ from sr4.convert import weights
 from sr4.core import config as config_lib
 from sr4.core import sharding
 from sr4.core.av import AV
+from sr4.core.prompt import Prompt
 from sr4.flow import conditioning
 from sr4.models import system as system_lib
 from sr4.training import data
@@ -329,9 +330,12 @@ def test_a_cache_of_embeddings_serves_training_on_media(home, tmp_path):
     small_text.FIELDS
     | dict(name='qwen3-vl-8b', weights=str(tmp_path / 'qwen'), cache=str(tmp_path / 'cache'))
   )
+  config.preview.prompts = ('a blue square',)
   factory.run(config, 'clips', None)
   system = system_lib.build(config)
   assert not jax.tree.leaves(system.text)
+  asked = [Prompt('a blue square'), Prompt('')]  # What previews ask for.
+  assert all(system.text.find(prompt) is not None for prompt in asked)
   bare = changed(config)
   del bare.text['cache']
   alike(batches(config, system), batches(bare, system_lib.build(bare)))
