@@ -115,7 +115,7 @@ def run(config, bucket: str, out, rows=None, unit: int = 64, threads: int = 2):
     )
   with jax.set_mesh(mesh):
     maker = Maker(weights.load(system), job, rows, kept)
-    if kept:  # Previews ask for these, and for nothing where their number does not divide.
+    if kept:  # What previews will ask for: their prompts, and '' to fill up a batch of them.
       maker.embedded([Prompt(text) for text in ('', *config.get('preview', {}).get('prompts', ()))])
     if out is None:
       return fill(maker, folders, threads)
@@ -222,7 +222,10 @@ def clips_of(record: records.Record, job: Job) -> list[Clip]:
 
 
 def places(record: records.Record, size: Size) -> list[float]:
-  """Where the clips begin, as tasks.cut takes it."""
+  """Where the clips begin, as tasks.cut takes it: in [0, 1) of the places where one may.
+
+  tasks.cut rounds down, so each is the middle of the place that is meant.
+  """
   if size.frames and record.has_video:
     length, whole = size.frames, len(record.frames)
   elif record.has_audio:

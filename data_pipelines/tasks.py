@@ -176,7 +176,9 @@ def made(name: str, coded: coded_lib.Coded, size: Size, random, time_factor: int
     raise TaskError(f'it has neither the frames nor the sound that {name!r} needs')
   kinds = [kind for kind in task.references if kind in there]
   images = has.images if 'image' in kinds else None
-  clip, sound = ('video' in kinds) * coded.clip, (coded.voice in kinds) * coded.sound
+  clip = coded.clip if 'video' in kinds else 0  # frames
+  sound = coded.sound if coded.voice in kinds else 0  # samples
+  # In place of media that nobody decodes: as long, and of no width, so that masks can be made.
   none = lambda length: np.empty((length, 0), np.uint8) if length else None
   return Row(
     none(size.frames) if video else None,

@@ -41,10 +41,8 @@ def text(like):
   if not isinstance(like, qwen_vl.QwenVL):
     return like
   c = like.config
-  if c.weights == RANDOM:
-    return drawn(lambda: encoder.qwen(c), like)
-  if imported.there(c.weights):
-    return imported.read(c.weights, 'text', like)
+  if c.weights == RANDOM or imported.there(c.weights):
+    return whole(like, 'text', encoder.qwen)
   source = files.source(given(c.weights, 'text.weights'))
   qwen.check(c, c.weights)
   return rules.load(like, qwen.table(c, source), source, qwen.unused(c))
@@ -54,10 +52,8 @@ def video(like):
   if not isinstance(like, video_vae.VideoVAE):
     return like
   c = like.config
-  if c.weights == RANDOM:
-    return drawn(lambda: codec.wan(c), like)
-  if imported.there(c.weights):
-    return imported.read(c.weights, 'video_codec', like)
+  if c.weights == RANDOM or imported.there(c.weights):
+    return whole(like, 'video_codec', codec.wan)
   source = files.source(given(c.weights, 'video_codec.weights'))
   return rules.load(like, wan.table(c, source), source)
 
@@ -66,16 +62,14 @@ def audio(like):
   if not isinstance(like, audio_vae.AudioVAE):
     return like
   c, flat = like.config, tree.to_flat(like)
-  whole = lambda path: path == RANDOM or imported.there(path)
-  if c.weights != c.vocoder.weights and any(map(whole, (c.weights, c.vocoder.weights))):
+  one = [path for path in (c.weights, c.vocoder.weights) if path == RANDOM or imported.there(path)]
+  if one and c.weights != c.vocoder.weights:
     raise config_lib.ConfigError(
       f'config.audio_codec.weights={c.weights!r} and vocoder.weights={c.vocoder.weights!r}: '
       f"both are files, or both are '{RANDOM}' or one folder of `sr4 import`"
     )
-  if c.weights == RANDOM:
-    return drawn(lambda: codec.mmaudio(c), like)
-  if imported.there(c.weights):
-    return imported.read(c.weights, 'audio_codec', like)
+  if one:
+    return whole(like, 'audio_codec', codec.mmaudio)
   vae = files.source(given(c.weights, 'audio_codec.weights'))
   voice = files.source(given(c.vocoder.weights, 'audio_codec.vocoder.weights'))
   prefix = 'vocoder.'
@@ -95,6 +89,13 @@ def given(path: str, key: str) -> str:
   return path
 
 
-def drawn(make, like):
-  """The same random weights on every host, laid out as `like`."""
-  return jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, like))()
+def whole(like, section: str, make):
+  """A part from a folder of `sr4 import`, or drawn: the same random weights on every host.
+
+  Args:
+    make: config -> the part.
+  """
+  if like.config.weights != RANDOM:
+    return imported.read(like.config.weights, section, like)
+  layout = jax.tree.map(lambda x: x.sharding, like)
+  return jax.jit(lambda: make(like.config), out_shardings=layout)()
