@@ -114,6 +114,7 @@ class Condition:
   text: Array  # [b m e]
   text_valid: Array  # bool [b m]
   present: AV  # bool [b] each: may the other modality read it?
+  sparsity: Array | None = None  # float32 [b]: sparse attention leaves out no more than this share
 
 
 @jax.tree_util.register_dataclass

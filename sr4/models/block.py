@@ -23,6 +23,7 @@ from sr4.nn import linear
 from sr4.nn import modulation
 from sr4.nn import norm
 from sr4.nn import rope
+from sr4.nn import vsa
 
 SAVED = 'mlp'  # The name under which the MLP's result may be kept: the gate's gradient asks for it.
 
@@ -49,32 +50,40 @@ class Context:
   readable: jax.Array  # bool [b s]: tokens that the other branch may read
   prompt: jax.Array  # [b m d] the prompt as first projected
   text_valid: jax.Array  # bool [b m]
+  tiles: vsa.Tiles | None = None  # of a branch whose self-attention is sparse
 
 
 class Stream(nnx.Module):
-  """Self-attention projections, MLP and modulation table of one token stream."""
+  """Self-attention projections, MLP and modulation table of one token stream.
 
-  def __init__(self, c, layout: sharding.Layout, *, rngs: nnx.Rngs):
+  One that is sparse has a gate, too: zero at first, so that a dense model's weights fit it.
+  """
+
+  def __init__(self, c, layout: sharding.Layout, *, sparse: bool = False, rngs: nnx.Rngs):
     d, n, k, f = c.width, c.heads, c.head_dim, c.mlp_ratio * c.width
     fsdp, split = layout.fsdp, layout.split
-    make = lambda *args: linear.Linear(*args, dtype=c.dtype, rngs=rngs)
+    make = lambda *args, **kw: linear.Linear(*args, dtype=c.dtype, rngs=rngs, **kw)
     self.table = modulation.table(6, d)
     self.qkv = make('bsd,dxnk->xbsnk', (d, 3, n, k), (fsdp, None, split, None))
     self.q_norm, self.k_norm = norm.RMSNorm(k), norm.RMSNorm(k)
     self.out = make('bsnk,nkd->bsd', (n, k, d), (split, None, fsdp))
     self.up = make('bsd,df->bsf', (d, f), (fsdp, split))
     self.down = make('bsf,fd->bsd', (f, d), (split, fsdp))
+    self.gate = None
+    if sparse:
+      self.gate = make('bsd,dnk->bsnk', (d, n, k), (fsdp, split, None), zero=True)
 
   def mod(self, shared: jax.Array):
     return shared[:6] + self.table[...][:, None]
 
   def project(self, x, mod, angle=None):
-    """Normed, modulated and rotated queries, keys, values, [b s n k] each."""
-    q, k, v = self.qkv(modulation.modulate(x, mod[0], mod[1]))
+    """Normed and rotated queries and keys, values, and the gate or None; [b s n k] each."""
+    y = modulation.modulate(x, mod[0], mod[1])
+    q, k, v = self.qkv(y)
     q, k = self.q_norm(q), self.k_norm(k)
     if angle is not None:
       q, k = rope.rotate(q, angle), rope.rotate(k, angle)
-    return q, k, v
+    return q, k, v, self.gate and self.gate(y)
 
   def merge(self, x, attended, mod):
     return modulation.gate(x, self.out(attended, sharding.of(x)), mod[2])
@@ -122,7 +131,8 @@ class Branch(nnx.Module):
     rngs: nnx.Rngs,
   ):
     short, self.blocks = sharding.short(c.heads), c.blocks
-    self.tokens = Stream(c, layout, rngs=rngs)
+    sparse = bool(c.sparse.tile) and layout is sharding.LONG
+    self.tokens = Stream(c, layout, sparse=sparse, rngs=rngs)
     self.text = Stream(c, short, rngs=rngs) if dual else None
     self.text_norm = norm.LayerNorm(c.width) if reads_text else None
     self.text_cross = CrossAttention(c, layout, short, rngs=rngs) if reads_text else None
@@ -136,8 +146,13 @@ class Branch(nnx.Module):
 
   def self_attend(self, y: Tokens, ctx: Context) -> Tokens:
     (tokens, mod), (text, text_mod) = self.streams(ctx)
-    q, k, v = zip(tokens.project(y.x, mod, ctx.angle), text.project(y.text, text_mod))
-    o, o_text = attention.attend(q, k, v, (ctx.valid, ctx.text_valid), self.blocks)
+    own, read = tokens.project(y.x, mod, ctx.angle), text.project(y.text, text_mod)
+    q, k, v, (gate, _) = zip(own, read)
+    valid = ctx.valid, ctx.text_valid
+    if ctx.tiles is None:
+      o, o_text = attention.attend(q, k, v, valid, self.blocks)
+    else:
+      o, o_text = vsa.attend(q, k, v, gate, valid, ctx.tiles)
     return Tokens(tokens.merge(y.x, o, mod), text.merge(y.text, o_text, text_mod))
 
   def read_text(self, y: Tokens, ctx: Context) -> Tokens:

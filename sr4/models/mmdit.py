@@ -5,11 +5,11 @@ a callable: (noisy latents, times, Condition) -> velocities.
 """
 
 import dataclasses
-import functools
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sr4.core import sharding
 from sr4.core.av import AV
@@ -19,7 +19,9 @@ from sr4.models import block
 from sr4.nn import embed
 from sr4.nn import linear
 from sr4.nn import modulation
+from sr4.nn import order
 from sr4.nn import rope
+from sr4.nn import vsa
 from sr4.nn.kernels import splash
 
 AUDIO_ROPE_SCALES = ('seconds', 'per_clip', 'paper')
@@ -63,6 +65,7 @@ class Config:
   dtype: str = 'bfloat16'
   remat: str = 'full'  # or a name of REMAT
   blocks: splash.Blocks = splash.Blocks()  # of the attention kernel
+  sparse: vsa.Config = vsa.Config()  # self-attention of the video branch
 
   def __post_init__(self):
     if self.width % self.heads or self.head_dim % 2:
@@ -73,6 +76,9 @@ class Config:
     ):
       if value not in known:
         raise ValueError(f'model.{field}={value!r} is not among {known}')
+    layers = self.dual_layers + self.single_layers
+    if off := [i for i in self.sparse.dense_layers if not 0 <= i < layers]:
+      raise ValueError(f'model.sparse.dense_layers: {off} are not among the {layers} layers, from 0')
 
   @property
   def head_dim(self) -> int:
@@ -146,42 +152,47 @@ class MMDiT(nnx.Module):
     Returns:
       AV of tuples, fp32, shaped as x.
     """
-    trunks, whole = AV(self.video, self.audio), lambda x: pad(x, LAYOUTS.video)
+    c, trunks = self.config, AV(self.video, self.audio)
+    whole = lambda x: pad(x, LAYOUTS.video)
     cond = dataclasses.replace(cond, text=whole(cond.text), text_valid=whole(cond.text_valid))
     active = AV(*(segments is not None for segments in cond.segments))
     each = lambda f: AV(*(f(i) if active[i] else None for i in range(2)))
     times = each(lambda i: trunks[i].time(t[i]))
-    tokens = each(lambda i: self.tokens(i, trunks[i], x[i], cond))
-    contexts = each(lambda i: self.context(i, trunks[i], times[i], x, tokens[i], cond))
+    tokens = each(lambda i: self.tokens(i, trunks[i], x, cond))
+    contexts = each(lambda i: self.context(i, trunks[i], times[i], t[i], x, tokens[i], cond))
 
-    def layer(y, parameters):
-      return parameters(y, contexts), None
+    def layer(y, xs):
+      parameters, dense = xs
+      return parameters(y, AV(contexts.video and without(contexts.video, dense), contexts.audio)), None
 
     layer = jax.checkpoint(layer, policy=REMAT[self.config.remat])
-    y, _ = jax.lax.scan(layer, tokens, self.dual)
+    dense = np.isin(np.arange(c.dual_layers + c.single_layers), c.sparse.dense_layers)
+    y, _ = jax.lax.scan(layer, tokens, (self.dual, dense[: c.dual_layers]))
     # From here on text passes through the weights of its modality, and lies where they are used.
     y = each(lambda i: block.Tokens(y[i].x, jax.reshard(y[i].text, LAYOUTS[i])))
-    y, _ = jax.lax.scan(layer, y, self.single)
+    y, _ = jax.lax.scan(layer, y, (self.single, dense[c.dual_layers :]))
     out = each(lambda i: trunks[i].predict(y[i].x, times[i]))
-    return each(lambda i: self.velocities(out[i], x[i], cond.segments[i], self.patches[i]))
+    return each(lambda i: self.velocities(i, out[i], x, cond))
 
   def tokens(self, modality, trunk: Trunk, x, cond) -> block.Tokens:
     """All segments as one list of tokens, padded once to the mesh, and the branch's text stream."""
-    noisy, grids, layout = iter(x), [], LAYOUTS[modality]
-    patchify = functools.partial(embed.patchify, patch=self.patches[modality])
-    for segment in cond.segments[modality]:
+    noisy, grids = iter(x[modality]), []
+    for segment, places in zip(cond.segments[modality], self.places(modality, x, cond)):
       parts = [next(noisy) if segment.generated else segment.known]
       if segment.mask is not None:
         parts += [segment.known, segment.mask]
       z = jnp.concatenate([part.astype(jnp.float32) for part in parts], -1)
-      grids.append(sharding.on_rows(patchify)(z))
-    tokens = trunk.embed(jax.reshard(pad(jnp.concatenate(grids, 1), layout), layout))
+      cut = lambda z: order.arranged(embed.patchify(z, self.patches[modality]), places)
+      grids.append(sharding.on_rows(cut)(z))
+    tokens = trunk.embed(jax.reshard(self.joined(modality, grids), LAYOUTS[modality]))
     return block.Tokens(tokens, trunk.read_prompt(cond.text))
 
-  def context(self, modality, trunk, time, x, tokens, cond) -> block.Context:
+  def context(self, modality, trunk, time, t, x, tokens, cond) -> block.Context:
     c, segments, layout = self.config, cond.segments[modality], LAYOUTS[modality]
-    positions = pad(jnp.concatenate([s.positions for s in segments], 1), layout)
-    valid = pad(jnp.concatenate([s.valid for s in segments], 1), layout)
+    places = self.places(modality, x, cond)
+    arrange = lambda xs: [sharding.on_rows(order.arranged)(*pair) for pair in zip(xs, places)]
+    positions = self.joined(modality, arrange([s.positions for s in segments]))
+    valid = self.joined(modality, arrange([s.valid for s in segments]))
     clock = self.clock(modality, positions[..., :1], x)
     if modality == 0:
       space = jnp.concatenate([clock, positions[..., 1:]], -1)
@@ -197,7 +208,36 @@ class MMDiT(nnx.Module):
       readable=valid & cond.present[modality][:, None],
       prompt=tokens.text,
       text_valid=cond.text_valid,
+      tiles=self.tiles(t, valid.shape[1], segments, places, cond.sparsity),
     )
+
+  def tiles(self, t, tokens: int, segments, places, most) -> vsa.Tiles | None:
+    """Which tiles are chosen among, and how many of them; None where attention is dense."""
+    c = self.config.sparse
+    if places[0] is None:
+      return None
+    choosing = [s.generated for s, at in zip(segments, places) for _ in range(len(at) // c.size)]
+    choosing += [False] * (tokens // c.size - len(choosing))
+    sparsity = jnp.full_like(t, c.sparsity) if most is None else jnp.minimum(most, c.sparsity)
+    return vsa.Tiles(jnp.where(t < c.dense_until, 0, sparsity), tuple(choosing), c)
+
+  def places(self, modality, x, cond) -> list:
+    """The order of each segment's tokens; None: as they are cut."""
+    sparse, noisy, found = self.config.sparse, iter(x[modality]), []
+    for segment in cond.segments[modality]:
+      if modality or not sparse.tile:
+        found.append(None)
+      elif segment.generated:
+        sides = zip(next(noisy).shape[1:-1], self.patches[modality])
+        found.append(order.tiles(tuple(side // step for side, step in sides), sparse.tile))
+      else:
+        found.append(order.rows(segment.positions.shape[1], sparse.size))
+    return found
+
+  def joined(self, modality, parts) -> jax.Array:
+    """Segments [b s ...] as one, padded once to the mesh and to the tiles of sparse attention."""
+    size = 0 if modality or not self.config.sparse.tile else self.config.sparse.size
+    return pad(jnp.concatenate(parts, 1), LAYOUTS[modality], size)
 
   def clock(self, modality, seconds, x):
     """Rotary time, in latent frames of video; the report scales audio by 21/218 (section 2)."""
@@ -210,23 +250,39 @@ class MMDiT(nnx.Module):
       return seconds * c.video_rate
     return seconds * c.audio_rate * (x.video[0].shape[1] / x.audio[0].shape[1])
 
-  def velocities(self, out, x, segments, patch) -> tuple[jax.Array, ...]:
+  def velocities(self, modality, out, x, cond) -> tuple[jax.Array, ...]:
     """The tokens of the generated segments, as latents again."""
-    noisy, start, found = iter(x), 0, []
-    for segment in segments:
-      length = segment.positions.shape[1]
+    noisy, start, found = iter(x[modality]), 0, []
+    whole = jax.reshard(out, sharding.WHOLE)
+    for segment, places in zip(cond.segments[modality], self.places(modality, x, cond)):
+      count = segment.positions.shape[1]
+      length = count if places is None else len(places)
       if segment.generated:
         grid = next(noisy).shape[1:-1]
-        latent = functools.partial(embed.unpatchify, grid=grid, patch=patch)
-        whole = jax.reshard(out, sharding.WHOLE)
+
+        def latent(tokens):
+          return embed.unpatchify(order.restored(tokens, places, count), grid, self.patches[modality])
+
         found.append(sharding.on_rows(latent)(whole[:, start : start + length]))
       start += length
     return tuple(found)
 
 
-def pad(x: jax.Array, layout: sharding.P) -> jax.Array:
-  """[b s ...] rounded up to whole tiles on each device; padding is zero, and so not valid."""
+def without(ctx: block.Context, dense: jax.Array) -> block.Context:
+  """A layer's context: where it is dense, nothing is left out."""
+  if ctx.tiles is None:
+    return ctx
+  sparsity = jnp.where(dense, 0, ctx.tiles.sparsity)
+  return dataclasses.replace(ctx, tiles=dataclasses.replace(ctx.tiles, sparsity=sparsity))
+
+
+def pad(x: jax.Array, layout: sharding.P, size: int = 0) -> jax.Array:
+  """[b s ...] rounded up to whole tiles on each device; padding is zero, and so not valid.
+
+  Args:
+    size: of the tiles of sparse attention, where it is.
+  """
   ways = sharding.axis_size(*filter(None, layout[1:2]))
-  tile = LANES if x.shape[1] >= 8 * LANES * ways else SUBLANES
+  tile = max(size, LANES if x.shape[1] >= 8 * LANES * ways else SUBLANES)
   extra = -x.shape[1] % (tile * ways)
   return jnp.pad(x, [(0, 0), (0, extra)] + [(0, 0)] * (x.ndim - 2)) if extra else x

@@ -60,12 +60,7 @@ def attend(
   Returns:
     One [b s_i n k] per stream of queries.
   """
-  heads = queries[0].shape[2]
-  if heads % sharding.axis_size('tensor'):
-    raise errors.UserError(
-      f'{heads} heads cannot be split over mesh.tensor={sharding.axis_size("tensor")} devices; '
-      f'choose mesh.tensor among the divisors of {heads}'
-    )
+  check_heads(queries[0].shape[2])
   specs = tuple(map(sharding.of, queries))
   if not is_long(keys[0]):
     way = read_short
@@ -77,6 +72,14 @@ def attend(
   # Kernels do not say over which axes their results vary, so nobody checks it.
   way = functools.partial(way, functools.partial(local, blocks=blocks, kept=kept))
   return jax.shard_map(way, out_specs=specs, check_vma=False)(queries, keys, values, valid)
+
+
+def check_heads(heads: int):
+  if heads % sharding.axis_size('tensor'):
+    raise errors.UserError(
+      f'{heads} heads cannot be split over mesh.tensor={sharding.axis_size("tensor")} devices; '
+      f'choose mesh.tensor among the divisors of {heads}'
+    )
 
 
 def is_long(x: jax.Array) -> bool:

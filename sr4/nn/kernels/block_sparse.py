@@ -2,8 +2,7 @@
 
 One function, and implementations that agree (tests/nn/kernels/block_sparse_test.py):
 
-  reference   the dense product under the mask: for tests, it saves nothing
-  gathered    each tile of queries with its own tiles of keys collected: anywhere, at the true cost
+  reference   the dense product under the mask: anywhere, and saves nothing
   pallas_tpu  block_sparse_tpu.py
   pallas_gpu  block_sparse_gpu.py
 """
@@ -17,12 +16,11 @@ import jax.numpy as jnp
 
 from sr4.nn.kernels import block_sparse_gpu
 from sr4.nn.kernels import block_sparse_tpu
-from sr4.nn.kernels import chosen as chosen_lib
 from sr4.nn.kernels import cudnn
 from sr4.nn.kernels import splash
 
 KERNELS = {'pallas_tpu': block_sparse_tpu, 'pallas_gpu': block_sparse_gpu}
-IMPLEMENTATIONS = ('reference', 'gathered', *KERNELS)
+IMPLEMENTATIONS = ('reference', *KERNELS)
 
 
 def attend(
@@ -31,7 +29,7 @@ def attend(
   v,
   valid,
   mask,
-  most: int | None = None,
+  reads: float | None = None,
   implementation: str | None = None,
   kept: bool = True,
   interpret: bool = False,
@@ -43,15 +41,15 @@ def attend(
   Args:
     q: [b s n k]; k, v: [b r n k]; valid: bool [b r].
     mask: bool [b n i j]: i tiles of queries by j tiles of keys, of s / i = r / j tokens each.
-    most: tiles that one tile of queries chooses, at most; None: all.
-    implementation: one of IMPLEMENTATIONS; None: the platform's kernel where it fits, or gathered.
+    reads: tiles that one chooses in the mean, for the compiler's estimate of the cost; None: all.
+    implementation: one of IMPLEMENTATIONS; None: the platform's kernel where it fits.
     kept: name the results SAVED, so that a policy may keep them for the backward pass.
     interpret: run a kernel's program on the CPU, for tests.
   Returns:
     [b s n k]; zero where a query has no valid key.
   """
   count = mask.shape[3]
-  c = Call(min(most or count, count), kept, interpret)
+  c = Call(count if reads is None else reads, kept, interpret)
   if kept:
     # Made again for the backward pass, rounding might choose other tiles than the results are of.
     packed = checkpoint_name(jnp.packbits(mask, axis=-1), splash.SAVED)
@@ -61,9 +59,9 @@ def attend(
   if implementation:
     out = chosen(implementation)(*args)
   elif kernels := {at: chosen(name) for at, name in fitting(q, mask).items()}:
-    out = jax.lax.platform_dependent(*args, **kernels, default=chosen('gathered'))
+    out = jax.lax.platform_dependent(*args, **kernels, default=chosen('reference'))
   else:
-    out = chosen('gathered')(*args)
+    out = chosen('reference')(*args)
   seen = jnp.any(valid.reshape(len(valid), count, -1), -1)
   seen = jnp.any(mask & seen[:, None, None], -1).swapaxes(1, 2)  # [b i n]
   return jnp.where(jnp.repeat(seen, q.shape[1] // mask.shape[2], 1)[..., None], out, 0)
@@ -71,7 +69,7 @@ def attend(
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-  most: int
+  reads: float
   kept: bool
   interpret: bool
 
@@ -90,9 +88,7 @@ def run(c: Call, name: str):
   """(q, k, v, valid, mask) -> [b s n k] by this implementation."""
   if name in KERNELS:
     return functools.partial(kernel, name, c)
-  plain = {'reference': reference, 'gathered': functools.partial(gathered, most=c.most)}[name]
-  named = lambda out: checkpoint_name(out, splash.SAVED) if c.kept else out
-  return lambda *args: named(plain(*args))
+  return lambda *args: checkpoint_name(reference(*args), splash.SAVED) if c.kept else reference(*args)
 
 
 def reference(q, k, v, valid, mask):
@@ -101,43 +97,20 @@ def reference(q, k, v, valid, mask):
   return jax.nn.dot_product_attention(q, k, v, mask=mask & valid[:, None, None])
 
 
-def gathered(q, k, v, valid, mask, most: int):
-  """One tile of queries of all heads at a time; gradients of keys are summed in fp32."""
-  tiles = mask.shape[3]
-  tiled = lambda x, count: x.reshape(len(x), count, -1, *x.shape[2:])
-  wide = lambda x: tiled(x.astype(jnp.float32), tiles)
-  k, v, valid = wide(k), wide(v), tiled(valid, tiles)
-
-  def head(q, k, v, valid, chosen):  # [tile k], [j tile k], [j tile k], [j tile], [most]
-    collect = lambda x: jnp.take(x, chosen, 0, mode='clip').reshape(-1, *x.shape[2:])
-    seen = collect(valid) & jnp.repeat(chosen < tiles, valid.shape[1])
-    one = lambda x: x.astype(q.dtype)[None, :, None]
-    out = jax.nn.dot_product_attention(
-      one(q), one(collect(k)), one(collect(v)), mask=seen[None, None, None]
-    )
-    return out[0, :, 0]
-
-  rows = jax.vmap(jax.vmap(head, (1, 2, 2, None, 0), 1))
-  chosen = chosen_lib.lists(mask, most)
-  xs = jnp.moveaxis(tiled(q, mask.shape[2]), 1, 0), jnp.moveaxis(chosen, 2, 0)
-  out = jax.lax.map(lambda x: rows(x[0], k, v, valid, x[1]), xs)
-  return jnp.moveaxis(out, 0, 1).reshape(q.shape)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def kernel(name: str, c: Call, q, k, v, valid, mask):
-  return KERNELS[name].forward(q, k, v, valid, mask, c.most, c.interpret)[0]
+  return KERNELS[name].forward(q, k, v, valid, mask, c.reads, c.interpret)[0]
 
 
 def forward(name, c, q, k, v, valid, mask):
-  out, lse = KERNELS[name].forward(q, k, v, valid, mask, c.most, c.interpret)
+  out, lse = KERNELS[name].forward(q, k, v, valid, mask, c.reads, c.interpret)
   if c.kept:
     out, lse = (checkpoint_name(x, splash.SAVED) for x in (out, lse))
   return out, (q, k, v, valid, mask, out, lse)
 
 
 def backward(name, c, kept, grad):
-  return *KERNELS[name].backward(*kept, grad, c.most, c.interpret), None, None
+  return *KERNELS[name].backward(*kept, grad, c.reads, c.interpret), None, None
 
 
 kernel.defvjp(forward, backward)

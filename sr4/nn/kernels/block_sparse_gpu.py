@@ -28,14 +28,16 @@ def fits(q, mask) -> bool:
   return all(size >= SMALL and size & (size - 1) == 0 for size in sizes) and sizes[0] <= 256
 
 
-def forward(q, k, v, valid, mask, most: int, interpret: bool = False):
+def forward(q, k, v, valid, mask, reads: float, interpret: bool = False):
   """(output as q, its log-sum-exp to base 2: fp32 [H s])."""
   like, (i, j) = q, mask.shape[2:]
-  listed = lists(mask, most)
+  listed = lists(mask)
   q, k, v = rows(q, i), rows(k, j), rows(v, j)
   made = q, jax.ShapeDtypeStruct(q.shape[:2], jnp.float32)
   kernel = functools.partial(forward_kernel, tile=q.shape[1] // i)
-  out, lse = call('forward', kernel, i, listed, (q,), (k, v, seen(valid, like)), made, interpret)
+  cost = chosen_lib.cost(2, len(q) * i * reads, q.shape[1] // i, q.shape[2])
+  whole = k, v, seen(valid, like)
+  out, lse = call('forward', kernel, cost, i, listed, (q,), whole, made, interpret)
   return chosen_lib.flat(out, like), lse
 
 
@@ -59,7 +61,7 @@ def forward_kernel(count, chosen, q, k, v, valid, out, lse, *, tile):
   lse[...] = top + jnp.log2(total)
 
 
-def backward(q, k, v, valid, mask, out, lse, grad, most: int, interpret: bool = False):
+def backward(q, k, v, valid, mask, out, lse, grad, reads: float, interpret: bool = False):
   """(dq, dk, dv) as q, k, v."""
   likes, (i, j) = (q, k, v), mask.shape[2:]
   tile = q.shape[1] // i
@@ -69,9 +71,10 @@ def backward(q, k, v, valid, mask, out, lse, grad, most: int, interpret: bool = 
   q, grad, k, v = rows(q, i), rows(grad, i), rows(k, j), rows(v, j)
   kernel = lambda f: functools.partial(f, tile=tile)
   own = q, grad, lse, delta
-  (dq,) = call('dq', kernel(dq_kernel), i, lists(mask, most), own, (k, v, there), (q,), interpret)
-  chose = lists(jnp.swapaxes(mask, 2, 3), i)
-  dk, dv = call('dkv', kernel(dkv_kernel), j, chose, (k, v, there), own, (k, v), interpret)
+  keys, chose = (k, v, there), lists(jnp.swapaxes(mask, 2, 3))
+  cost = lambda products: chosen_lib.cost(products, len(q) * i * reads, tile, q.shape[2])
+  (dq,) = call('dq', kernel(dq_kernel), cost(3), i, lists(mask), own, keys, (q,), interpret)
+  dk, dv = call('dkv', kernel(dkv_kernel), cost(4), j, chose, keys, own, (k, v), interpret)
   return tuple(map(chosen_lib.flat, (dq, dk, dv), likes))
 
 
@@ -108,11 +111,11 @@ def dkv_kernel(count, chosen, k, v, valid, q, grad, lse, delta, dk, dv, *, tile)
   dv[...] = right.astype(dv.dtype)
 
 
-def call(name, kernel, tiles: int, listed, own, whole, made, interpret):
+def call(name, kernel, cost, tiles: int, listed, own, whole, made, interpret):
   """A grid of heads by parts of tiles.
 
   Args:
-    listed: count int32 [H tiles 1] and chosen [H tiles most].
+    listed: count int32 [H tiles 1] and chosen [H tiles of the other side].
     own, made: [H s ...], of which each program has its part; whole: [H r ...], a head's.
   """
   heads, tokens = own[0].shape[:2]
@@ -127,7 +130,8 @@ def call(name, kernel, tiles: int, listed, own, whole, made, interpret):
     in_specs=[*map(numbers, listed), *map(part, own), *map(every, whole)],
     out_specs=[part(x) for x in made],
     out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in made],
-    compiler_params=triton.CompilerParams(num_warps=8 if size * own[0].shape[2] > 8192 else 4, num_stages=2),
+    compiler_params=triton.CompilerParams(num_warps=8 if size == OWN else 4, num_stages=2),
+    cost_estimate=cost,
     name=f'block_sparse_{name}',
     interpret=interpret,
   )(*listed, *own, *whole)
@@ -139,10 +143,10 @@ def place(chosen, n, tile: int, read: int):
   return pl.ds(chosen[lax.div(n, of_tile)] * tile + lax.rem(n, of_tile) * read, read)
 
 
-def lists(mask, most: int):
+def lists(mask):
   """(count, chosen) of bool [b n passing staying], rows and heads as one."""
   mask = mask.reshape(-1, *mask.shape[2:])
-  return jnp.sum(mask, -1, dtype=jnp.int32, keepdims=True), chosen_lib.lists(mask, most)
+  return jnp.sum(mask, -1, dtype=jnp.int32, keepdims=True), chosen_lib.lists(mask)
 
 
 def rows(x, tiles: int):

@@ -39,20 +39,21 @@ def fits(q, mask) -> bool:
   return q.shape[-1] % LANES == 0 and q.shape[1] // mask.shape[2] in GROUPS
 
 
-def forward(q, k, v, valid, mask, most: int, interpret=False, stays=STAYS):
+def forward(q, k, v, valid, mask, reads: float, interpret=False, stays=STAYS):
   """(output as q, its log-sum-exp to base 2: fp32 [H i 1 tile])."""
   like, (i, j), size = q, mask.shape[2:], k.shape[1] // mask.shape[3]
   part = part_of(j, stays // bytes_of(2, size, k))
   bias = jnp.where(valid, 0.0, NONE).reshape(len(valid), j, 1, size)
   bias = jnp.repeat(bias, q.shape[2], 0)
   q, k, v = tiled(q, i), tiled(k, j), tiled(v, j)
-  chosen, spans = listed(mask, part, most)
+  chosen, spans = listed(mask, part)
   kernel = functools.partial(forward_kernel, group=GROUPS[size][0])
+  cost = chosen_lib.cost(2, len(q) * i * reads / len(spans[0]), size, q.shape[3])
 
   def run(left, part):
     *span, k, v, bias = part
-    made = sweep('forward', kernel, (*span, chosen), (q, *left), (k, v, bias), left, (), interpret)
-    return tuple(made), None
+    numbers, passes, stays = (*span, chosen), (q, *left), (k, v, bias)
+    return tuple(sweep('forward', kernel, cost, numbers, passes, stays, left, (), interpret)), None
 
   none = jnp.zeros(q.shape, jnp.float32), jnp.full((*q.shape[:2], 1, q.shape[2]), NONE)
   parts = *spans, parted(k, part), parted(v, part), parted(bias, part, NONE)
@@ -88,22 +89,23 @@ def forward_kernel(first, start, stop, chosen, q, o0, lse0, k, v, bias, o, lse, 
   lax.fori_loop(0, q.shape[0], one, 0)
 
 
-def backward(q, k, v, valid, mask, out, lse, grad, most: int, interpret=False, stays=STAYS):
-  """(dq, dk, dv) as q, k, v; `most` is of queries, and says nothing of keys."""
+def backward(q, k, v, valid, mask, out, lse, grad, reads: float, interpret=False, stays=STAYS):
+  """(dq, dk, dv) as q, k, v."""
   likes, (i, j), size = (q, k, v), mask.shape[2:], q.shape[1] // mask.shape[2]
   part = part_of(i, stays // (bytes_of(2, size, q) + 4 * q.shape[-1] * max(size, LANES)))
   delta = jnp.sum(out.astype(jnp.float32) * grad.astype(jnp.float32), -1)
   delta = tiled(delta[..., None], i).swapaxes(2, 3)
   k, v = (jnp.where(valid[..., None, None], x, 0) for x in (k, v))
   q, grad, k, v = tiled(q, i), tiled(grad, i), tiled(k, j), tiled(v, j)
-  chosen, spans = listed(jnp.swapaxes(mask, 2, 3), part, i)
+  chosen, spans = listed(jnp.swapaxes(mask, 2, 3), part)
   kernel = functools.partial(backward_kernel, group=GROUPS[size][1])
+  cost = chosen_lib.cost(5, len(q) * i * reads / len(spans[0]), size, q.shape[3])
   made = jax.ShapeDtypeStruct((len(q), part + 1, q.shape[3], size), jnp.float32)
 
   def run(left, part):
     *span, q, grad, lse, delta = part
-    stay = q, grad, lse, delta
-    *left, dq = sweep('backward', kernel, (*span, chosen), (k, v, *left), stay, left, (made,), interpret)
+    numbers, passes, stays = (*span, chosen), (k, v, *left), (q, grad, lse, delta)
+    *left, dq = sweep('backward', kernel, cost, numbers, passes, stays, left, (made,), interpret)
     return tuple(left), dq[:, :-1]
 
   none = (jnp.zeros(k.shape, jnp.float32),) * 2
@@ -157,11 +159,11 @@ def backward_kernel(
   lax.fori_loop(0, k.shape[0], one, 0)
 
 
-def sweep(name, kernel, numbers, passes, stays, made_passing, made_staying, interpret):
+def sweep(name, kernel, cost, numbers, passes, stays, made_passing, made_staying, interpret):
   """One part: a grid of heads by steps of passing tiles.
 
   Args:
-    numbers: first [1], start and stop int32 [H passing], chosen int32 [H passing most].
+    numbers: first [1], start and stop int32 [H passing], chosen int32 [H passing staying].
     passes, made_passing: [H passing ...]; stays, made_staying: [H staying ...].
   """
   first, *numbers = numbers
@@ -190,23 +192,24 @@ def sweep(name, kernel, numbers, passes, stays, made_passing, made_staying, inte
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'arbitrary'), vmem_limit_bytes=STAYS + ROOM
     ),
+    cost_estimate=cost,
     name=f'block_sparse_{name}',
     interpret=interpret,
   )(first, *numbers, *passes, *stays)
 
 
-def listed(mask, part: int, most: int):
+def listed(mask, part: int):
   """Which tiles each passing tile reads, of bool [b n passing staying].
 
   Returns:
-    chosen: int32 [H passing most].
+    chosen: int32 [H passing staying].
     (firsts [c 1], the first tile of each part; starts, stops [c H passing], where in `chosen` a
     part's begin and end).
   """
   mask = mask.reshape(-1, *mask.shape[2:])
   starts, stops = chosen_lib.spans(mask, part)
   firsts = part * jnp.arange(len(starts), dtype=jnp.int32)[:, None]
-  return chosen_lib.lists(mask, most), (firsts, starts, stops)
+  return chosen_lib.lists(mask), (firsts, starts, stops)
 
 
 def groups(start, stop, at, group: int):

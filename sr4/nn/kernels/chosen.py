@@ -1,16 +1,17 @@
 """Tiles that tiles choose, as the kernels read them: lists of numbers instead of a mask."""
 
 import jax
+from jax.experimental import pallas as pl
 import jax.numpy as jnp
 
 
-def lists(mask, most: int) -> jax.Array:
-  """int32 [... most]: which tiles are chosen, in order, of bool [... tiles].
+def lists(mask) -> jax.Array:
+  """int32 [... tiles]: which tiles are chosen, in order, of bool [... tiles].
 
-  Where fewer are, the rest is the number of tiles.
+  After them, the number of tiles.
   """
   count = mask.shape[-1]
-  return jnp.sort(jnp.where(mask, jnp.arange(count, dtype=jnp.int32), count), -1)[..., :most]
+  return jnp.sort(jnp.where(mask, jnp.arange(count, dtype=jnp.int32), count), -1)
 
 
 def spans(mask, part: int) -> tuple[jax.Array, jax.Array]:
@@ -36,3 +37,9 @@ def flat(x, like) -> jax.Array:
   """The inverse of `tiled`, for x of any dtype: [b s n k]."""
   b, s, n, k = like.shape
   return jnp.swapaxes(x.reshape(b, n, s, k), 1, 2).astype(like.dtype)
+
+
+def cost(products: int, pairs: float, size: int, head: int) -> pl.CostEstimate:
+  """Of so many matrix products for each pair of tiles of this size, which no compiler can count."""
+  cells = round(pairs * size * size)
+  return pl.CostEstimate(flops=2 * products * cells * head, transcendentals=cells, bytes_accessed=0)
