@@ -69,9 +69,8 @@ class Stream(nnx.Module):
     self.out = make('bsnk,nkd->bsd', (n, k, d), (split, None, fsdp))
     self.up = make('bsd,df->bsf', (d, f), (fsdp, split))
     self.down = make('bsf,fd->bsd', (f, d), (split, fsdp))
-    self.gate = None
-    if sparse:
-      self.gate = make('bsd,dnk->bsnk', (d, n, k), (fsdp, split, None), zero=True)
+    gate = 'bsd,dnk->bsnk', (d, n, k), (fsdp, split, None)
+    self.gate = make(*gate, zero=True) if sparse else None
 
   def mod(self, shared: jax.Array):
     return shared[:6] + self.table[...][:, None]

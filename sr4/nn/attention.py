@@ -122,8 +122,7 @@ def read_long(attend, queries, keys, values, valid):
 
 def exchange(long: tuple[bool, ...], attend, queries, keys, values, valid):
   """Streams that read each other, the first of them long."""
-  seq = sharding.axis_size('seq')
-  ways = math.gcd(queries[0].shape[2], seq)  # Ulysses; the other seq / ways are the ring.
+  seq, ways = sharding.axis_size('seq'), by_heads(queries[0].shape[2])
   near = [[ring * ways + i for i in range(ways)] for ring in range(seq // ways)]
   far = [[ring * ways + i for ring in range(seq // ways)] for i in range(ways)]
 
@@ -144,6 +143,16 @@ def exchange(long: tuple[bool, ...], attend, queries, keys, values, valid):
     moved(x, 1, 2, near) if l else every(x, like.shape[2], near)
     for x, like, l in zip(out, queries, long)
   )
+
+
+def by_heads(heads: int) -> int:
+  """Devices of `seq` that change tokens for heads (Ulysses); seq / by_heads of them are the ring."""
+  return math.gcd(heads, sharding.axis_size('seq'))
+
+
+def ring_part(heads: int) -> tuple[jax.Array, int]:
+  """(which part of the queries `exchange` brings to this device; by_heads)."""
+  return jax.lax.axis_index('seq') // by_heads(heads), by_heads(heads)
 
 
 def moved(x, split_axis, concat_axis, groups):

@@ -11,12 +11,10 @@ zero this is dense attention; with the gate at zero it is dense attention under 
 """
 
 import dataclasses
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sr4.core import sharding
 from sr4.nn import attention
@@ -66,58 +64,61 @@ class Tiles:
 
 
 def attend(queries, keys, values, gate, valid, tiles: Tiles) -> tuple[jax.Array, ...]:
-  """Joint attention of a long stream and a short one, as attention.attend.
+  """Joint attention of the clip's stream and the text's, in the layouts of attention.attend.
 
   Args:
-    queries, keys, values: (long, short) of [b s n k] each; valid: bool [b s] each.
-    gate: [b s n k] of the long stream.
+    queries, keys, values: (clip, text) of [b s n k] each; valid: bool [b s] each.
+    gate: [b s n k] of the clip.
   Returns:
     [b s n k] of each.
   """
   attention.check_heads(queries[0].shape[2])
   specs = tuple(map(sharding.of, queries))
-  # The gate goes with its query to where its heads are.
-  both = (queries[0], gate), (queries[1], jnp.zeros_like(queries[1]))
-  queries = tuple(jnp.concatenate(pair, -1) for pair in both)
-  one = functools.partial(local, tiles.config, np.array(tiles.choosing))
+  long = tuple(map(attention.is_long, queries))
+  # A gate goes with its query to where its heads are.
+  gates = gate, jnp.zeros_like(queries[1])
+  queries = tuple(jnp.concatenate(pair, -1) for pair in zip(queries, gates))
 
   def way(queries, keys, values, valid, sparsity):
-    run = lambda *args: one(*args, sparsity)
-    return attention.exchange((True, False), run, queries, keys, values, valid)
+    part, ways = attention.ring_part(queries[0].shape[2])
+    cut = lambda x, axis, count: jax.lax.dynamic_slice_in_dim(x, part * count, count, axis)
+    asked = [
+      cut(x, 1, q.shape[1] * ways) if l else x for x, q, l in zip(valid, queries, long)
+    ]
+    choosing = jnp.asarray(tiles.choosing)
+    chooses = cut(choosing, 0, asked[0].shape[1] // tiles.config.size)
+    asked = attention.joined(asked)
+
+    def run(q, k, v, valid):
+      q, gate = jnp.split(q, 2, -1)
+      return local(tiles, q, k, v, gate, valid, asked, chooses, sparsity)
+
+    return attention.exchange(long, run, queries, keys, values, valid)
 
   args = queries, tuple(keys), tuple(values), tuple(valid), tiles.sparsity
   return jax.shard_map(way, out_specs=specs, check_vma=False)(*args)
 
 
-def local(c: Config, choosing: np.ndarray, q, k, v, valid, sparsity):
-  """The heads of one device; q [b s n 2k] with its gates, of all tokens or of a ring's part.
+def local(tiles: Tiles, q, k, v, gate, valid, asked, chooses, sparsity) -> jax.Array:
+  """What one device does, for its heads; the clip lies before the text.
 
-  The long stream lies before the short one, which is filled up to whole tiles here.
+  Args:
+    q, gate: [b s n k]; asked: bool [b s], which queries there are; chooses: bool [the clip's tiles
+      among them].
+    k, v: [b r n k]; valid: bool [b r].
   """
-  length, clip = q.shape[1], len(choosing) * c.size
-  mine = clip - (k.shape[1] - length)  # tokens of the long stream whose queries are here
-  start = 0
-  if mine < clip:  # The ring's parts follow each other, each in the hands of seq / rings devices.
-    rings = clip // mine
-    start = jax.lax.axis_index('seq') // (sharding.axis_size('seq') // rings) * mine
-  asked = jax.lax.dynamic_slice_in_dim(valid[:, :clip], start, mine, 1)
-  asked = jnp.concatenate([asked, valid[:, clip:]], 1)
-  chooses = jax.lax.dynamic_slice_in_dim(jnp.asarray(choosing), start // c.size, mine // c.size)
-  q, k, v, valid, asked = (splash.padded(x, c.size) for x in (q, k, v, valid, asked))
-  q, gate = jnp.split(q, 2, -1)
-
-  more = lambda x, like: jnp.pad(x, (0, like.shape[1] // c.size - len(x)))
-  chooses, chosen = more(chooses, q), more(jnp.asarray(choosing), k)
-  pooled = [mean(x, seen, c.size) for x, seen in ((q, asked), (k, valid), (v, valid))]
-  there = jnp.any(valid.reshape(len(valid), -1, c.size), -1)
+  length, size = q.shape[1], tiles.config.size
+  q, k, v, gate, valid, asked = (splash.padded(x, size) for x in (q, k, v, gate, valid, asked))
+  filled = lambda x, like: jnp.pad(x, (0, like.shape[1] // size - len(x)))
+  chooses, chosen = filled(chooses, q), filled(jnp.asarray(tiles.choosing), k)
+  pooled = [mean(x, there, size) for x, there in ((q, asked), (k, valid), (v, valid))]
+  there = jnp.any(valid.reshape(len(valid), -1, size), -1)
   scores, coarse = coarsely(*pooled, there)
   mask = select(jax.lax.stop_gradient(scores), chooses, chosen, there, sparsity)
-  reads = len(mask[0, 0, 0]) - c.sparsity * int(choosing.sum())
-  out = block_sparse.attend(q, k, v, valid, mask, reads)
-  gate = jnp.where(jnp.repeat(chooses, c.size)[:, None, None], gate, 0)
-  coarse = jnp.repeat(coarse, c.size, 1)
-  out = out.astype(jnp.float32) + gate.astype(jnp.float32) * coarse
-  return out.astype(v.dtype)[:, :length]
+  reads = len(chosen) - tiles.config.sparsity * sum(tiles.choosing)
+  fine = block_sparse.attend(q, k, v, valid, mask, reads).astype(jnp.float32)
+  gate = jnp.where(jnp.repeat(chooses, size)[:, None, None], gate, 0).astype(jnp.float32)
+  return (fine + gate * jnp.repeat(coarse, size, 1)).astype(v.dtype)[:, :length]
 
 
 def mean(x, valid, size: int) -> jax.Array:
