@@ -1,7 +1,7 @@
 """The order of tokens: row by row as patches are cut, or tile by tile, a tile a run of tokens.
 
-Tiles are cuboids of a grid of patches.  Those that stick out of the grid are filled up with tokens
-that are not there, behind those that are.
+Tiles are cuboids of a grid of patches.  Where one has fewer tokens than its run, at the edge of the
+grid or everywhere, tokens that are not there fill it up, behind those that are.
 """
 
 import functools
@@ -12,36 +12,41 @@ import jax.numpy as jnp
 import numpy as np
 
 Grid = tuple[int, int, int]
-
-
-def fitted(tile: Grid, grid: Grid) -> Grid:
-  """A tile of as many tokens for a grid thinner than the tile: what one side loses, others gain.
-
-  So a still is cut into (1, 16, 16) where a clip is into (4, 8, 8).
-  """
-  tile = list(tile)
-  for side in range(3):
-    while tile[side] > 1 and tile[side] // 2 >= grid[side]:
-      others = [i for i in range(3) if i != side and tile[i] < grid[i]]
-      if not others:
-        break
-      tile[side] //= 2
-      tile[min(others, key=lambda i: (tile[i] / grid[i], i))] *= 2
-  return tuple(tile)
+SLENDER = 3  # how many times as long as another a side of a cuboid may be, unless the grid is thin
 
 
 @functools.cache
-def tiles(grid: Grid, tile: Grid) -> np.ndarray:
+def cuboid(tile: tuple[int, ...], grid: Grid) -> Grid:
+  """The sides of a tile in a grid: as given, or, of a number of tokens, those that fill it best.
+
+  That is the fewest tiles, and among such the most compact.  A grid thinner than the given sides
+  has the sides of as many tokens.
+  """
+  if len(tile) == 3 and all(side <= length for side, length in zip(tile, grid)):
+    return tile
+  size, found = math.prod(tile), []
+  for t in range(1, min(size, grid[0]) + 1):
+    for h in range(1, min(size // t, grid[1]) + 1):
+      counts = [-(-n // side) for n, side in zip(grid, (t, h, min(size // (t * h), grid[2])))]
+      sides = tuple(-(-n // count) for n, count in zip(grid, counts))  # As even as they can be.
+      free = [side for side, length in zip(sides, grid) if side < length]
+      if max(sides) <= SLENDER * min(free or sides):
+        found.append((math.prod(counts), max(sides) / min(sides), sides))
+  return min(found)[2] if found else (1, 1, min(size, grid[2]))
+
+
+@functools.cache
+def tiles(grid: Grid, tile: tuple[int, ...]) -> np.ndarray:
   """int32 [tiles * size]: which token of the row-by-row order lies here; their number: none."""
-  tile = fitted(tile, grid)
-  counts = [-(-side // step) for side, step in zip(grid, tile)]
-  total = math.prod(grid)
-  numbers = np.full([n * step for n, step in zip(counts, tile)], total, np.int32)
+  sides, size, total = cuboid(tile, grid), math.prod(tile), math.prod(grid)
+  counts = [-(-n // side) for n, side in zip(grid, sides)]
+  numbers = np.full([n * side for n, side in zip(counts, sides)], total, np.int32)
   numbers[: grid[0], : grid[1], : grid[2]] = np.arange(total, dtype=np.int32).reshape(grid)
-  (a, b, c), (x, y, z) = counts, tile
+  (a, b, c), (x, y, z) = counts, sides
   numbers = numbers.reshape(a, x, b, y, c, z).transpose(0, 2, 4, 1, 3, 5).reshape(a * b * c, -1)
   first = np.argsort(numbers == total, axis=1, kind='stable')
-  return np.take_along_axis(numbers, first, 1).reshape(-1)
+  numbers = np.take_along_axis(numbers, first, 1)
+  return np.pad(numbers, ((0, 0), (0, size - x * y * z)), constant_values=total).reshape(-1)
 
 
 def rows(count: int, size: int) -> np.ndarray:

@@ -29,16 +29,17 @@ HIGHEST = jax.lax.Precision.HIGHEST
 class Config:
   """Off where the tile is ().  A tile that is not dense leaves out `sparsity` of the others."""
 
-  tile: tuple[int, ...] = ()  # patches (t, h, w), such as (4, 4, 8)
+  # Tokens of a tile: a number, whose cuboids fit each grid, as (128,), or sides, as (4, 4, 4).
+  tile: tuple[int, ...] = ()
   sparsity: float = 2 / 3  # the report's factor of three
   dense_layers: tuple[int, ...] = ()  # of all layers, from 0: these leave out nothing
   dense_until: float = 0.0  # nor does any at a flow time below this: the first steps of sampling
 
   def __post_init__(self):
-    if self.tile and (len(self.tile) != 3 or self.size not in SIZES or self.uneven):
+    if self.tile and (len(self.tile) not in (1, 3) or min(self.tile) < 1 or self.size not in SIZES):
       raise ValueError(
-        f'model.sparse.tile={self.tile}: it must be (t, h, w) in powers of two with {SIZES} tokens '
-        'in all, such as (4, 4, 4), (4, 4, 8) or (4, 8, 8); () is dense attention'
+        f'model.sparse.tile={self.tile}: it must be a number of tokens among {SIZES}, as (128,), or '
+        'the sides (t, h, w) of a tile with so many, as (4, 4, 4); () is dense attention'
       )
     for field in ('sparsity', 'dense_until'):
       if not 0 <= getattr(self, field) < 1:
@@ -47,10 +48,6 @@ class Config:
   @property
   def size(self) -> int:
     return math.prod(self.tile)
-
-  @property
-  def uneven(self) -> bool:
-    return any(side & (side - 1) for side in self.tile)
 
 
 @jax.tree_util.register_dataclass

@@ -1,14 +1,15 @@
 """Floating-point operations of the model, by its geometry: what MFU divides by.
 
 Multiplications and additions of all matrix products of the forward pass; training is three times
-that.  Norms, softmax and modulation of tokens are left out, as everywhere in the field.
+that.  Norms, softmax and modulation of tokens are left out, as everywhere in the field.  Of sparse
+attention those count that are done: of the tiles that are read, at the sparsity it is trained for.
 """
 
 from sr4.core.av import AV
 from sr4.models import mmdit
 
 
-def forward(c: mmdit.Config, tokens: AV, text: int) -> int:
+def forward(c: mmdit.Config, tokens: AV, text: int) -> float:
   """Of one row with these tokens in each branch (0: the branch is not there) and text tokens."""
   layers, d, f = c.dual_layers + c.single_layers, c.width, c.mlp_ratio * c.width
   total, both = 0, all(tokens)
@@ -21,13 +22,24 @@ def forward(c: mmdit.Config, tokens: AV, text: int) -> int:
     joint = stream * (2 * 4 * d * d + 2 * 2 * d * f) + 2 * 2 * stream * stream * d
     cross = 0
     if i == 0:  # Video reads the prompt.
-      cross += attention(s, text, d)
+      cross += attention(s, text, d) + sparse(c, s, text)
     if both:
       cross += attention(s, tokens[1 - i], d)
     read = 2 * text * (c.text_width * d + d * d)
     time = 2 * (256 * d + d * d) + 2 * d * d * (9 + 6 + 2)
     total += layers * (joint + cross) + 2 * s * d * sum(ends[i]) + read + time
   return total
+
+
+def sparse(c: mmdit.Config, s: int, text: int) -> float:
+  """What a layer's sparse attention adds to dense attention, in the mean of the layers: less than
+  nothing, as far as tiles are left out; gates and the attention of means are more."""
+  if not c.sparse.tile:
+    return 0
+  d, layers = c.width, c.dual_layers + c.single_layers
+  left = c.sparse.sparsity * (1 - len(set(c.sparse.dense_layers)) / layers)
+  tiles = (s + text) / c.sparse.size
+  return 2 * s * d * d + 2 * 2 * tiles * tiles * d - left * 2 * 2 * s * s * d
 
 
 def attention(queries: int, keys: int, d: int) -> int:

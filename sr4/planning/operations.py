@@ -40,24 +40,22 @@ class Work:
   forward: float = 0.0  # operations of attention kernels
   backward: float = 0.0
   again: float = 0.0  # of these, what the backward kernels compute once more
-  head: int = 0  # width of the kernels' heads
+  kernel: tuple[str, int] = ('', 0)  # ('splash', width of a head) or ('tiles', tokens of a tile)
   unknown: tuple[str, ...] = ()  # kernels whose operations are not counted
 
   def __add__(self, other):
-    if self.head and other.head and self.head != other.head:
-      raise hlo.HloError(f'attention kernels of head dim {self.head} and {other.head} in one place')
     return Work(
       self.matmul + other.matmul,
       self.passes + other.passes,
       self.forward + other.forward,
       self.backward + other.backward,
       self.again + other.again,
-      max(self.head, other.head),
+      max(self.kernel, other.kernel),
       self.unknown + other.unknown,
     )
 
   def times(self, n: int):
-    kept = self.head, self.unknown
+    kept = self.kernel, self.unknown
     return Work(*(n * x for x in dataclasses.astuple(self)[:5]), *kept)
 
   @property
@@ -95,19 +93,32 @@ def one(computation: hlo.Computation, x: hlo.Instruction) -> Work:
 
 
 def kernel(computation: hlo.Computation, x: hlo.Instruction) -> Work:
-  """A Pallas kernel, by its name; its first real operands are queries [.. s k], keys [.. r k]."""
-  told = re.match(r'splash_m[hq]a_(fwd|dq|dkv)', x.name)
-  if not told:
-    return Work(unknown=(re.sub(r'\.\d+$', '', x.name),))
+  """A Pallas kernel, by its name."""
+  if told := re.match(r'splash_m[hq]a_(fwd|dq|dkv)', x.name):
+    return splash(computation, x, told[1])
+  if told := re.match(r'block_sparse_(forward|backward)', x.name):
+    return tiles(computation, x, told[1])
+  return Work(unknown=(re.sub(r'\.\d+$', '', x.name),))
+
+
+def splash(computation: hlo.Computation, x: hlo.Instruction, kind: str) -> Work:
+  """Its first real operands are queries [.. s k], keys [.. r k]."""
   types = [computation.by_name[name].types[0] for name in x.operands]
   q, k, *_ = (t for t in types if t.dtype in ('bf16', 'f32') and len(t.dims) >= 3)
   # In one backward kernel there is a part of dq for each block of keys, [parts .. s k].
   parts = [t for t in x.types if t.dims[-2:] == q.dims[-2:] and len(t.dims) > len(q.dims)]
-  fused = parts and told[1] == 'dkv'
-  product, kind = 2 * math.prod(q.dims) * k.dims[-2], 'fused' if fused else told[1]
+  product, kind = 2 * math.prod(q.dims) * k.dims[-2], 'fused' if parts and kind == 'dkv' else kind
   way = 'forward' if kind == 'fwd' else 'backward'
   flops = {way: SPLASH[kind] * product, 'again': AGAIN[kind] * product}
-  return Work(head=q.dims[-1], **flops)
+  return Work(kernel=('splash', q.dims[-1]), **flops)
+
+
+def tiles(computation: hlo.Computation, x: hlo.Instruction, way: str) -> Work:
+  """How many tiles it reads is data: the kernel tells how many are expected (kernels/chosen.py)."""
+  flops = float(re.search(r'"cost_estimate":\{"flops":"(\d+)"', x.rest)[1])
+  side = next(t for name in x.operands if len((t := computation.by_name[name].types[0]).dims) == 4 and t.dtype != 's32')
+  again = flops / 5 if way == 'backward' else 0.0  # The logits, of five products.
+  return Work(kernel=('tiles', side.dims[2]), again=again, **{way: flops})
 
 
 def dot(computation: hlo.Computation, x: hlo.Instruction) -> float:

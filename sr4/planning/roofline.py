@@ -33,6 +33,30 @@ SPLASH = {
   ('tpu7x', 256): (0.44, 0.70),
 }
 
+# The same of the kernel of tiles (nn/kernels/block_sparse_tpu.py), by tokens of a tile, heads of 128:
+# its share of a dense product's operations a cycle (benchmarks/kernel_cycles.py), times `matmul`.
+TILES = {
+  ('v5e', 64): (0.23, 0.31),
+  ('v5e', 128): (0.55, 0.77),
+  ('v5e', 256): (0.67, 0.74),
+  ('v5p', 64): (0.28, 0.38),
+  ('v5p', 128): (0.67, 0.93),
+  ('v5p', 256): (0.82, 0.92),
+  ('v6e', 64): (0.08, 0.13),
+  ('v6e', 128): (0.21, 0.33),
+  ('v6e', 256): (0.32, 0.50),
+  ('tpu7x', 64): (0.08, 0.12),
+  ('tpu7x', 128): (0.18, 0.29),
+  ('tpu7x', 256): (0.25, 0.43),
+}
+
+
+def shares(generation: str, kernel: str, size: int) -> tuple[float, float]:
+  """Of the peak, forward and backward, of a kernel as operations.Work names it."""
+  if kernel == 'tiles':
+    return TILES[generation, size]
+  return SPLASH[generation, min(256, max(128, size))]
+
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
@@ -111,9 +135,8 @@ class Model:
     work = operations.of(self.module, computation, x)
     peak = spec.tflops * 1e12
     matmul, attention = work.passes / peak / self.assumed.matmul, 0.0
-    if work.head:
-      width = min(256, max(128, work.head))
-      forward, backward = SPLASH[self.topology.generation, width]
+    if work.kernel[0]:
+      forward, backward = shares(self.topology.generation, *work.kernel)
       attention = (work.forward / forward + work.backward / backward) / peak
     moved = operations.moved(self.module, computation, x)
     memory = moved[hlo.HBM] / (spec.hbm_tbs * 1e12 * self.assumed.hbm)

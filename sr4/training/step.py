@@ -21,6 +21,15 @@ class Config:
   accumulate: int = 1  # microbatches, at most one a row of a device: same update, less memory
   spike: float = 20.0  # a gradient norm this many times its running mean skips the step
   patience: int = 20  # skipped steps in a row after which the run stops
+  sparsify: float = 0.0  # added to the sparsity of attention after each `sparsify_every` steps, from
+  sparsify_every: int = 40  # 0 until the model's own is reached; 0: it has that from the start
+
+  def __post_init__(self):
+    if self.sparsify < 0 or self.sparsify_every < 1:
+      raise ValueError(
+        f'step.sparsify={self.sparsify} must not be negative, and step.sparsify_every='
+        f'{self.sparsify_every} must be 1 or more'
+      )
 
 
 def update(tx, flow: flow_loss.Config, c: Config, state: State, root_key, batch):
@@ -31,6 +40,7 @@ def update(tx, flow: flow_loss.Config, c: Config, state: State, root_key, batch)
   Metrics are fp32 scalars: loss, video, audio, grad_norm, skipped, skipped_in_a_row.
   """
   key = prng.named(root_key, 'step', state.step)
+  batch = sparsified(c, state.step, batch)
   weights = flow_loss.row_weights(batch.weights)
   parts = min(c.accumulate, len(batch.cond.text) // sharding.axis_size(*DP))
   (total, per), grads = accumulated(state.model, key, batch, weights, flow, parts)
@@ -57,6 +67,15 @@ def update(tx, flow: flow_loss.Config, c: Config, state: State, root_key, batch)
     'skipped_in_a_row': guard.in_a_row,
   }
   return State(state.step + 1, model, ema, opt, guard), metrics
+
+
+def sparsified(c: Config, step, batch):
+  """The batch with its limit of the sparsity of attention at this step."""
+  if not c.sparsify:
+    return batch
+  limit = jnp.minimum(c.sparsify * (step // c.sparsify_every), 1.0)
+  limit = sharding.over_rows(limit, len(batch.cond.text))
+  return dataclasses.replace(batch, cond=dataclasses.replace(batch.cond, sparsity=limit))
 
 
 def accumulated(model, key, batch, weights, flow, parts: int):

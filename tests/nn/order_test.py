@@ -7,7 +7,7 @@ import pytest
 from sr4.nn import order
 
 GRIDS = [(8, 16, 16), (21, 30, 52), (5, 3, 7), (1, 16, 16), (1, 1, 1), (2, 40, 6)]
-TILES = [(4, 4, 4), (4, 4, 8), (4, 8, 8)]
+TILES = [(4, 4, 4), (4, 8, 8), (64,), (128,), (256,)]
 
 
 @pytest.mark.parametrize('tile', TILES)
@@ -17,7 +17,7 @@ def test_every_token_lies_in_the_tile_of_its_cuboid(grid, tile):
   total, size = np.prod(grid), np.prod(tile)
   assert found.size % size == 0
   assert sorted(found[found < total]) == list(range(total))
-  shape = order.fitted(tile, grid)
+  shape = order.cuboid(tile, grid)
   places = np.stack(np.unravel_index(np.minimum(found, total - 1), grid), -1) // shape
   for tokens, place in zip(found.reshape(-1, size), places.reshape(-1, size, 3)):
     there = tokens < total
@@ -27,16 +27,28 @@ def test_every_token_lies_in_the_tile_of_its_cuboid(grid, tile):
 
 @pytest.mark.parametrize('tile', TILES)
 @pytest.mark.parametrize('grid', GRIDS)
-def test_fitted_tiles_keep_their_size_and_fill_thin_grids(grid, tile):
-  shape = order.fitted(tile, grid)
-  assert np.prod(shape) == np.prod(tile)
-  if all(side <= length for side, length in zip(tile, grid)):
-    assert shape == tile
+def test_a_cuboid_holds_no_more_than_its_tile(grid, tile):
+  sides = order.cuboid(tile, grid)
+  assert np.prod(sides) <= np.prod(tile)
+  assert all(side <= length for side, length in zip(sides, grid))
 
 
-def test_a_still_is_cut_into_squares():
-  assert order.fitted((4, 8, 8), (1, 64, 64)) == (1, 16, 16)
-  assert order.tiles((1, 32, 32), (4, 8, 8)).size == 1024
+def test_sides_that_are_given_are_taken():
+  assert order.cuboid((4, 4, 4), (21, 30, 52)) == (4, 4, 4)
+
+
+def test_stills_are_cut_into_squares():
+  assert order.cuboid((4, 4, 4), (1, 64, 64)) == (1, 8, 8)
+  assert order.cuboid((256,), (1, 64, 64)) == (1, 16, 16)
+
+
+@pytest.mark.parametrize('size', [64, 128, 256])
+@pytest.mark.parametrize('grid', [(21, 30, 52), (21, 45, 80), (41, 68, 120), (121, 68, 120)])
+def test_fitted_cuboids_fill_grids_of_clips(grid, size):
+  """480p and 720p of 5 s at 16 fps, 1080p of 5 s and 15 s at 32 fps."""
+  assert order.tiles(grid, (size,)).size < 1.08 * np.prod(grid)
+  sides = order.cuboid((size,), grid)
+  assert max(sides) <= 3 * min(sides)
 
 
 def test_rows_fill_up_the_last_tile():

@@ -191,6 +191,7 @@ def test_the_mesh_does_not_change_the_answer(mesh, text, relative):
 @pytest.mark.parametrize('fields, told', [
   (dict(tile=(4, 4)), 'model.sparse.tile=(4, 4)'),
   (dict(tile=(3, 4, 8)), 'model.sparse.tile=(3, 4, 8)'),
+  (dict(tile=(100,)), 'model.sparse.tile=(100,)'),
   (dict(tile=(4, 4, 4), sparsity=1.0), 'model.sparse.sparsity=1.0'),
   (dict(tile=(4, 4, 4), dense_until=-0.1), 'model.sparse.dense_until=-0.1'),
 ])

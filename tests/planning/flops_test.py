@@ -1,5 +1,7 @@
 """sr4/planning/flops.py against the compiler's count of a model that runs each layer once."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from sr4.flow import conditioning
 from sr4.flow import segments
 from sr4.models import mmdit
 from sr4.models import system as system_lib
+from sr4.nn import vsa
 from sr4.planning import flops
 
 TEXT = 8  # Few: what the last layer makes of them is read by no one, and the compiler knows.
@@ -63,3 +66,16 @@ def test_twice_the_layers_and_rows_of_a_square():
   quadratic = 4 * (c.dual_layers + c.single_layers) * c.width * 1000**2
   assert four - 2 * two == pytest.approx(2 * 4 * quadratic, rel=1e-2)
   assert two - 2 * one == pytest.approx(2 * quadratic, rel=1e-2)
+
+
+def test_sparse_attention_is_counted_as_it_is_done():
+  """Of 20,000 tokens the tiles that are read, the gates, and the attention of means."""
+  dense = system_lib.build(CONFIG).config
+  tokens, d, layers = AV(20_000, 0), dense.width, 2
+  count = lambda **fields: flops.forward(
+    dataclasses.replace(dense, sparse=vsa.Config(tile=(128,), **fields)), tokens, 480
+  ) - flops.forward(dense, tokens, 480)
+  more = layers * (2 * 20_000 * d**2 + 4 * 160**2 * d)
+  assert count(sparsity=0.0) == more
+  assert count(sparsity=0.75) == more - layers * 0.75 * 4 * 20_000**2 * d
+  assert count(sparsity=0.75, dense_layers=(1,)) == more - 0.75 * 4 * 20_000**2 * d

@@ -71,7 +71,22 @@ def test_attention_kernels(phase, result, products, way):
   )
   work = operations.program(module)
   assert getattr(work, way) == work.flops == products * 2 * 2 * 6 * 33280 * 33792 * 128
-  assert work.head == 128
+  assert work.kernel == ('splash', 128)
+
+
+@pytest.mark.parametrize('way, again', [('forward', 0), ('backward', 1000)])
+def test_kernels_of_tiles_tell_their_own_cost(way, again):
+  module = entry(
+    '%first = s32[1]{0} parameter(0)',
+    '%chosen = s32[2,64,1,1024]{3,2,1,0} parameter(1)',
+    '%q = bf16[2,256,128,96]{3,2,1,0} parameter(2)',
+    f'ROOT %block_sparse_{way}.2 = bf16[2,256,128,96]{{3,2,1,0}} custom-call(%first, %chosen, %q), '
+    'custom_call_target="tpu_custom_call", backend_config={"custom_call_config":'
+    '{"cost_estimate":{"flops":"5000","transcendentals":"7"}}}',
+  )
+  work = operations.program(module)
+  assert getattr(work, way) == work.flops == 5000 and work.again == again
+  assert work.kernel == ('tiles', 128)
 
 
 def test_other_kernels_are_named():

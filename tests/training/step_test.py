@@ -300,3 +300,16 @@ def test_all_kernels_of_the_model_decay_and_nothing_else():
     decays for name, decays in decayed.items() if name.endswith(('bias', 'scale', 'table'))
   )
   assert sum(decayed.values()) > 40
+
+
+def test_sparsity_grows_with_the_step():
+  """By 0.03 after every 40 steps, in every row; without a schedule the model has its own."""
+  batch = sharding.rows(_batch())
+  limit = lambda step, **c: step_lib.sparsified(step_lib.Config(**c), step, batch).cond.sparsity
+  assert limit(100) is None
+  for step, expected in ((0, 0.0), (39, 0.0), (40, 0.03), (400, 0.3), (4000, 1.0)):
+    found = limit(jnp.int32(step), sparsify=0.03)
+    np.testing.assert_allclose(found, [expected] * ROWS, rtol=1e-6)
+    assert sharding.of(found) == sharding.ROWS
+  with pytest.raises(ValueError, match='step.sparsify_every=0'):
+    step_lib.Config(sparsify=0.03, sparsify_every=0)

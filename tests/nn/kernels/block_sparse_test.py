@@ -10,6 +10,8 @@ import pytest
 from sr4.nn.kernels import block_sparse
 from sr4.nn.kernels import block_sparse_gpu
 from sr4.nn.kernels import block_sparse_tpu
+from sr4.planning import hlo
+from sr4.planning import operations
 from tests import one_tpu
 
 OTHERS = [name for name in block_sparse.IMPLEMENTATIONS if name != 'reference']
@@ -126,7 +128,10 @@ def test_compiles_for_tpu(chip, tile):
 
   found = one_tpu.compiled(jax.grad(loss, (0, 1, 2)), x, x, x, valid, mask, chip=chip)
   if chip != 'tpu7x':  # Of which this compiler writes no text.
-    assert all(f'block_sparse_{name}' in found.as_text() for name in ('forward', 'backward'))
+    work, pair = operations.program(hlo.parse(found.as_text())), 2 * tile**2 * 128
+    pairs = 2 * tiles * (tiles / 3)
+    assert work.forward == pytest.approx(2 * pairs * pair) and work.kernel == ('tiles', tile)
+    assert work.backward == pytest.approx(5 * pairs * pair) and not work.unknown
 
 
 @pytest.mark.parametrize('tile', [64, 128, 256])
