@@ -24,7 +24,8 @@ codecs without weights, in the same token geometry, and hashed words.
 Each stage ends with a lower held-out loss than it began with (tests/curriculum_test.py).
 
 What the report leaves open and is chosen here: learning rates, the tokens of a step, the aspect
-ratios, the hours of sound, how the tasks of a stage are spread over its buckets.
+ratios, the hours of sound, how the tasks of a stage are spread over its buckets.  The Refiner's
+buckets are 1K alone of its 1K to 4K.
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ import ml_collections
 FPS = 16
 TOKENS_A_STEP = 1 << 25  # of the global batch, about
 VIDEO, AUDIO = r'^(dual\.|single\.)?video\.', r'^(dual\.|single\.)?audio\.'
+REFINED = VIDEO + r'(?!cross|tokens\.gate)'  # It hears nothing, and its gates are new.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Stage:
   clip_tasks: dict = dataclasses.field(default_factory=lambda: {'t2v': 1.0})
   references: dict = dataclasses.field(default_factory=dict)  # task: its share of the clips
   keyframed: tuple[int, ...] = ()  # resolutions of which only a keyframe a second is whole
+  refine: bool = False  # from half as large at half the rate, without sound, by sparse attention
   frozen: tuple[str, ...] = ()  # names of parameters
 
 
@@ -215,6 +218,20 @@ STAGES = dict(
     references=FIFTH,
     keyframed=(1080,),
   ),
+  refiner=Stage(
+    (('sft2', REFINED),),
+    2,
+    2e-5,
+    STRUCTURED,
+    images=1,
+    clips=1,
+    resolutions=(1080,),
+    seconds=(5, 15),
+    image_tasks={'t2i': 930, 'inpaint': 70},
+    clip_tasks={'t2v': 190, 'i2v': 70, 'extend': 70, 'edit': 70},
+    refine=True,
+    frozen=(AUDIO,),
+  ),
 )
 
 
@@ -226,15 +243,16 @@ class Pod:
   seq: int
   accumulate: int
   remat: str
+  tile: int  # tokens of a tile of sparse attention
 
 
 # By the stage's clips: up to 480 rows, and above.  Chosen by `sr4 plan` for `large` on v5p:8x8x8,
 # v5e:16x16, v6e:16x16 and tpu7x:4x4x4 (docs/pods.md): what fits, by hand; not each is swept.
 PODS = dict(
-  v5e=(Pod(8, 16, 16, 'full'), Pod(8, 16, 16, 'full')),
-  v6e=(Pod(8, 8, 8, 'attention'), Pod(8, 8, 8, 'attention')),
-  v5p=(Pod(32, 2, 1, 'results'), Pod(4, 16, 2, 'results')),
-  tpu7x=(Pod(8, 8, 4, 'results'), Pod(4, 16, 8, 'attention')),
+  v5e=(Pod(8, 16, 16, 'full', 256), Pod(8, 16, 16, 'full', 256)),
+  v6e=(Pod(8, 8, 8, 'attention', 256), Pod(8, 8, 8, 'attention', 256)),
+  v5p=(Pod(32, 2, 1, 'results', 128), Pod(4, 16, 2, 'results', 128)),
+  tpu7x=(Pod(8, 8, 4, 'results', 256), Pod(4, 16, 8, 'attention', 256)),
 )
 
 PLAIN = dict(
@@ -262,20 +280,32 @@ def get_config(arg: str = 'video1') -> ml_collections.ConfigDict:
     )
   stage = STAGES[name]
   pod = PODS[chips[0]][max(stage.resolutions, default=0) > 480] if chips else None
-  both = not stage.frozen
+  both, tile = not stage.frozen, pod.tile if pod else 128
   root = 'out/curriculum/data' if world else 'data'
   found = dict(buckets(stage, TOY if world else REPORT))
   config = ml_collections.ConfigDict(
     dict(
-      model=dict(size=sizes[0], remat=pod.remat if pod else 'attention'),
+      model=dict(
+        size=sizes[0],
+        remat=pod.remat if pod else 'attention',
+        **(dict(audio=False, sparse=dict(tile=(tile,))) if stage.refine else {}),
+      ),
       **(PUBLISHED if 'published' in codecs else PLAIN),
       data=dict(root=root, captions=stage.captions, buckets=found),
       flow=dict(
         independent_times=0.2 if both else 0.0,  # Sound for given video, and video for sound.
         drop=dict(text=0.1, references=0.1, modality=0.1 if both else 0.0),
       ),
-      optimizer=dict(learning_rate=stage.learning_rate, warmup=1000, frozen=stage.frozen),
-      step=dict(ema=0.9999, accumulate=pod.accumulate if pod else 1),
+      optimizer=dict(
+        learning_rate=stage.learning_rate,
+        warmup=1000,
+        frozen=() if stage.refine else stage.frozen,
+      ),
+      step=dict(
+        ema=0.9999,
+        accumulate=pod.accumulate if pod else 1,
+        sparsify=0.03 if stage.refine else 0.0,
+      ),
       init={
         before: dict(checkpoints=f'../{before}/checkpoints', names=names)
         for before, names in stage.init
@@ -301,6 +331,9 @@ def toy(config):
   config.text.update(width=32, tokens=64)
   config.optimizer.update(learning_rate=40 * config.optimizer.learning_rate, warmup=10, b2=0.99)
   config.step.ema = 0.9
+  if 'sparse' in config.model:
+    config.model.sparse.tile = (64,)
+    config.step.sparsify = 0.34  # At its own after 80 steps.
   config.train.update(steps=100, save_every=100)
   config.validate.update(every=100, batches=2)
 
@@ -325,7 +358,7 @@ def buckets(stage: Stage, scale: Scale):
     rows = min(most, max(fewest, 1 << int(math.log2(TOKENS_A_STEP / max(tokens, 1)))))
     weight = stage.epochs * millions * 1e6 / rows
     name = folder.replace('/', '-')
-    yield name, dict(records=(folder,), rows=rows, weight=weight, fps=float(FPS), **fields)
+    yield name, dict(records=(folder,), rows=rows, weight=weight, fps=float(FPS)) | fields
 
 
 def shapes(stage: Stage, scale: Scale):
@@ -337,6 +370,8 @@ def shapes(stage: Stage, scale: Scale):
     sides = scale.images[resolution]
     for height, width in sides:
       shape = dict(frames=1, height=height, width=width, sound=False)
+      if stage.refine:
+        shape |= dict(low=dict(frames=1, height=height // 2, width=width // 2))
       share = stage.images / len(resolutions) / len(sides)
       yield 'images', share, dict(shape, tasks=stage.image_tasks)
     height, width = scale.clips[resolution]
@@ -345,6 +380,11 @@ def shapes(stage: Stage, scale: Scale):
       if resolution in stage.keyframed:
         shape |= dict(height=height // 2, width=width // 2, keyframe_scale=2)
         shape |= dict(keyframes=(shape['frames'] - 1) // FPS)
+      if stage.refine:  # A keyframe a second, as the base model makes them.
+        low, fast = shape | dict(keyframes=(shape['frames'] - 1) // FPS), 2 * shape['frames'] - 1
+        low |= dict(height=height // 2, width=width // 2)
+        low = {k: low[k] for k in ('frames', 'height', 'width', 'keyframes')}
+        shape |= dict(frames=fast, fps=2.0 * FPS, low=low)
       share = plain / len(resolutions) / len(lengths)
       yield 'clips', share, dict(shape, tasks=stage.clip_tasks)
   for task, share in stage.references.items():

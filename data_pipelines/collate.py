@@ -39,6 +39,11 @@ def shapes(
       array((size.keyframes, *high, 3), np.uint8), array((size.keyframes,), np.int32)
     )
   media = lambda *args: some(*args) if latents is None else None
+  low = None
+  if size.low:
+    low = array((size.low.frames, size.low.height, size.low.width, 3), np.uint8)
+    if size.low.keyframes:
+      keyframes = Keyframes(None, array((size.low.keyframes,), np.int32))
   references = References(
     media(size.reference_images, picture, np.uint8),
     some(size.reference_images, (), bool),
@@ -58,6 +63,7 @@ def shapes(
     keyframes,
     references if jax.tree.leaves(references) else None,
     coded,
+    low,
   )
 
 
@@ -79,6 +85,7 @@ def collate(
     Keyframes(lambda r: r.keyframes, lambda r: r.at),
     References(images, there(images), clip, there(clip), sound, there(sound)),
     Latents(*(lambda r, name=name: getattr(r.latents, name) for name in Latents.__match_args__)),
+    lambda r: r.low,
   )
   like = shapes(len(rows), size, named, (None, None), channels, latents)
   whole = lambda x: x is None  # A leaf: what the bucket has not.

@@ -25,6 +25,7 @@ from data_pipelines import tasks
 from sr4.core import captions
 from sr4.core import errors
 from sr4.core.batch import Clips
+from sr4.core.batch import Low
 from sr4.core.batch import Size
 from sr4.core.prompt import Prompt
 
@@ -55,15 +56,17 @@ class BucketConfig:
   reference_images: int = 0  # slots
   reference_frames: int = 0
   reference_seconds: float = 0.0
+  low: Low | None = None  # the bucket is a Refiner's
   tasks: dict[str, float] = dataclasses.field(default_factory=dict)  # names to shares of the rows
 
   def __post_init__(self):
     coded = {name.startswith(records.LATENTS) for name in self.records}
     if len(coded) == 2:
       raise ValueError(f'records={self.records}: all are {records.LATENTS}... or none is')
-    if True in coded and self.keyframes:
+    if True in coded and (self.keyframes or self.low):
       raise ValueError(
-        f'records={self.records} and keyframes={self.keyframes}: keyframes are of media alone'
+        f'records={self.records} with keyframes={self.keyframes} and low={self.low}: keyframes and '
+        'low clips are made of media alone'
       )
 
   @property

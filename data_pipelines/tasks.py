@@ -13,12 +13,14 @@ import dataclasses
 import numpy as np
 
 from data_pipelines import coded as coded_lib
+from data_pipelines import degrade
 from data_pipelines import masks
 from data_pipelines import records
 from data_pipelines import stills
 from sr4.core import errors
 from sr4.core.av import AV
 from sr4.core.batch import Latents
+from sr4.core.batch import Low
 from sr4.core.batch import Size
 
 
@@ -62,6 +64,7 @@ FRAMES = {
   'none': lambda n: n == 0,
   'any': lambda n: True,
 }
+NO_KEYFRAMES = 0.1  # share of a Refiner's clips
 SLOTS = {
   'image': 'reference_images',
   'video': 'reference_frames',
@@ -80,6 +83,7 @@ class Row:
   keyframes: np.ndarray | None = None  # uint8 [k H*scale W*scale 3]
   at: np.ndarray | None = None  # int32 [k]
   images: tuple[np.ndarray, ...] = ()  # uint8 [H W 3] each
+  low: np.ndarray | None = None  # uint8 [T' h w 3]
   clip: np.ndarray | None = None  # uint8 [F' H W 3], F' <= the slots
   sound: np.ndarray | None = None  # float32 [n' channels]
   caption: str = ''
@@ -154,6 +158,10 @@ def make(name: str, record: records.Record, size: Size, random, time_factor: int
     latents = random.permutation(1 + (size.frames - 1) // time_factor)[: size.keyframes]
     at = np.sort(latents).astype(np.int32) * time_factor
     keyframes, frames = frames[at], stills.shrunk(frames, size.keyframe_scale)
+  low = None
+  if size.low and frames is not None:
+    low = degrade.degraded(frames, size.low, random)
+    at = chosen(size.low, random, time_factor)
   return Row(
     frames,
     samples,
@@ -161,8 +169,20 @@ def make(name: str, record: records.Record, size: Size, random, time_factor: int
     task.clean,
     keyframes,
     at,
+    low=low,
     **shown(task.references, record, size, channels),
   )
+
+
+def chosen(low: Low, random, time_factor: int) -> np.ndarray | None:
+  """Which frames of a Refiner's low clip are keyframes, at the ends of latents; some clips have
+  none, so that it knows what to do then."""
+  if not low.keyframes:
+    return None
+  if random.random() < NO_KEYFRAMES:
+    return np.full(low.keyframes, -1, np.int32)
+  latents = random.permutation(1 + (low.frames - 1) // time_factor)[: low.keyframes]
+  return np.sort(latents).astype(np.int32) * time_factor
 
 
 def made(name: str, coded: coded_lib.Coded, size: Size, random, time_factor: int, channels: int):

@@ -21,6 +21,20 @@ Array = Any  # numpy on the host, jax.Array on the mesh
 
 
 @dataclasses.dataclass(frozen=True)
+class Low:
+  """The clip that a Refiner makes larger (section 4.5 of the report).
+
+  Its frames are those of the large clip at 0, n, 2 n, ... to the last.
+  """
+
+  frames: int
+  height: int
+  width: int
+  keyframes: int = 0  # how many of its frames are given as large as they are to become
+  degrade: float = 1.0  # how much the copies suffer that a training makes; 0: they are only smaller
+
+
+@dataclasses.dataclass(frozen=True)
 class Size:
   """The static shape of a clip and of what comes with it.  0: there is none of that."""
 
@@ -34,6 +48,7 @@ class Size:
   reference_images: int = 0  # pictures, each of the clip's height and width
   reference_frames: int = 0  # of one clip of that size and fps
   reference_samples: int = 0  # of one sound
+  low: Low | None = None  # what a Refiner starts from
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +57,7 @@ class Keyframes:
   """Chosen frames at a higher resolution (section 4.5 of the report)."""
 
   frames: Array | None  # uint8 [b k H*scale W*scale 3]; None where they are only to be made
-  at: Array  # int32 [b k]: which frames of the clip they are
+  at: Array  # int32 [b k]: which frames of the clip they are, of the low one of a Refiner; -1: none
 
 
 @jax.tree_util.register_dataclass
@@ -68,6 +83,8 @@ class Latents:
   images: Array | None = None  # [b N h w c] of References.images, each a clip of its own
   clip: Array | None = None  # [b t h w c] of References.frames
   sound: Array | None = None  # [b l c] of References.samples
+  low: Array | None = None  # [b t h w c] of Clips.low
+  keyframes: Array | None = None  # [b k h w c] of a Refiner's, each a clip of its own
 
 
 @jax.tree_util.register_dataclass
@@ -88,6 +105,7 @@ class Clips:
   keyframes: Keyframes | None = None
   references: References | None = None
   latents: Latents | None = None  # made ahead, in any float
+  low: Array | None = None  # uint8 [b T h w 3], where the Size has it
 
 
 @jax.tree_util.register_dataclass

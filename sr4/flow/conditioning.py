@@ -14,8 +14,10 @@ from sr4.core.batch import Latents
 from sr4.core.batch import References
 from sr4.core.batch import Segment
 from sr4.core.batch import Size
+from sr4.core.sharding import on_rows
 from sr4.core.sharding import over_rows
 from sr4.core.sharding import ROWS
+from sr4.flow import refining
 from sr4.flow import segments
 
 
@@ -31,7 +33,7 @@ class DropConfig:
 def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
   """Clips of this size as a training batch; rows that lack a modality weigh nothing in its loss."""
   latents, key, at = coded(codecs, size, clips), None, None
-  if size.keyframes:
+  if clips.keyframes is not None:
     key, at = clips.keyframes.frames, clips.keyframes.at
   cond = condition(
     codecs,
@@ -69,6 +71,12 @@ def coded(codecs: AV, size: Size, clips: Clips) -> Latents:
   references, made = clips.references, {}
   if size.frames:
     made['video'] = segments.encoded(codecs.video, clips.frames)
+  if size.low:
+    made['low'] = segments.encoded(codecs.video, clips.low)
+    if size.low.keyframes:
+      places = jnp.maximum(clips.keyframes.at, 0) * refining.stride(size)
+      frames = on_rows(lambda x, at: jax.vmap(lambda x, at: x[at])(x, at))(clips.frames, places)
+      made['keyframes'] = segments.encoded(codecs.video, frames, each=True)
   if size.samples:
     made['audio'] = segments.encoded(codecs.audio, clips.samples)
   if size.reference_images:
@@ -112,13 +120,16 @@ def condition(
     present: AV of bool [b].
     frames, known: [b T H W 3], uint8 or float in [-1, 1], and bool [b T H W] or [b T 1 1]: what is
       given.  Without frames: `latents.video`, of which whole frames from the first on are known.
-    keyframes, at: as frames, [b k H*scale W*scale 3], and int [b k], where the Size has keyframes.
+    keyframes, at: as frames, [b k H*scale W*scale 3], and int [b k], where the Size has keyframes;
+      a Refiner's are in `latents`, as is the low clip.
     references, latents: where the Size has slots for them: which there are, and what they are.
   """
   rows = text.shape[0]
   before = segments.references(codecs, size, patch, references, latents)
   video = audio = None
-  if size.frames:
+  if size.low:
+    video = (*before.video, refining.video(codecs.video, size, patch, latents, at, known))
+  elif size.frames:
     shown = frames if frames is not None else latents.video
     video = (*before.video, segments.video(codecs.video, size, patch, rows, shown, known))
   if size.keyframes:

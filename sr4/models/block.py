@@ -135,8 +135,8 @@ class Branch(nnx.Module):
     self.text = Stream(c, short, rngs=rngs) if dual else None
     self.text_norm = norm.LayerNorm(c.width) if reads_text else None
     self.text_cross = CrossAttention(c, layout, short, rngs=rngs) if reads_text else None
-    self.cross = CrossAttention(c, layout, other, rngs=rngs)
-    self.cross_table = modulation.table(3, c.width)
+    self.cross = CrossAttention(c, layout, other, rngs=rngs) if c.audio else None
+    self.cross_table = modulation.table(3, c.width) if c.audio else None
 
   def streams(self, ctx: Context):
     """(stream, its modulation) of the modality and of the text."""
@@ -177,12 +177,13 @@ class Branch(nnx.Module):
 
 
 class Layer(nnx.Module):
-  """Both branches, dual-stream or single-stream."""
+  """Both branches, or video alone; dual-stream or single-stream."""
 
   def __init__(self, c, *, dual: bool, rngs: nnx.Rngs):
     long, short = sharding.LONG, sharding.short(c.heads)
     self.video = Branch(c, long, short, dual=dual, reads_text=True, rngs=rngs)
-    self.audio = Branch(c, short, long, dual=dual, reads_text=False, rngs=rngs)
+    alone = not c.audio
+    self.audio = None if alone else Branch(c, short, long, dual=dual, reads_text=False, rngs=rngs)
 
   def __call__(self, y: AV, ctx: AV) -> AV:
     """AV of Tokens -> AV of Tokens; a modality that is None is not computed at all."""

@@ -66,6 +66,7 @@ class Config:
   remat: str = 'full'  # or a name of REMAT
   blocks: splash.Blocks = splash.Blocks()  # of the attention kernel
   sparse: vsa.Config = vsa.Config()  # self-attention of the video branch
+  audio: bool = True  # False: the video branch alone, as a Refiner is
 
   def __post_init__(self):
     if self.width % self.heads or self.head_dim % 2:
@@ -131,7 +132,7 @@ class MMDiT(nnx.Module):
     self.config = c
     # Z = Concat(V, I, M) before patching (Eq. 7); audio has neither I nor M.
     self.video = Trunk(c, patch * (2 * c.video_channels + 1), patch * c.video_channels, rngs=rngs)
-    self.audio = Trunk(c, c.audio_channels, c.audio_channels, rngs=rngs)
+    self.audio = Trunk(c, c.audio_channels, c.audio_channels, rngs=rngs) if c.audio else None
     stack = lambda depth, dual: jax.vmap(lambda key: block.Layer(c, dual=dual, rngs=nnx.Rngs(key)))(
       jax.random.split(rngs.params(), depth)
     )

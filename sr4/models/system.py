@@ -1,5 +1,6 @@
 """What a config names, built: codecs, text encoder and model, fitted to each other."""
 
+from collections.abc import Mapping
 import dataclasses
 
 from flax import nnx
@@ -9,6 +10,7 @@ from sr4.core import config as config_lib
 from sr4.core import sharding
 from sr4.core.av import AV
 from sr4.core.batch import Clips
+from sr4.core.batch import Low
 from sr4.core.batch import Size
 from sr4.models import codec
 from sr4.models import kinds
@@ -78,12 +80,14 @@ class System:
     reference_images: int = 0,
     reference_frames: int = 0,
     reference_seconds: float = 0.0,
+    low: Mapping | None = None,
   ) -> Size:
     """The static shape of such a clip; what codecs and patches cannot divide is an error.
 
     Args:
       sound: whether the clip has any.  It lasts as long as the frames, or, where there are none,
         `seconds`.
+      low: fields of batch.Low: the clip is a Refiner's, and has no sound.
     """
     if frames:
       self._check_grid(frames, height, width)
@@ -91,6 +95,8 @@ class System:
       self._check_grid(1, height * keyframe_scale, width * keyframe_scale)
     if reference_frames:
       self._check_grid(reference_frames, height, width)
+    if low:
+      self._check_low(frames, height, width, low := Low(**low))
     rate = self.codecs.audio.sample_rate
     length = frames / fps if frames else seconds
     size = Size(
@@ -104,7 +110,12 @@ class System:
       reference_images=reference_images,
       reference_frames=reference_frames,
       reference_samples=round(reference_seconds * rate),
+      low=low or None,
     )
+    if size.samples and not self.config.audio:
+      raise config_lib.ConfigError(
+        'model.audio=False, and the clip has sound; set sound=False in its bucket'
+      )
     if not size.frames and not size.samples:
       raise config_lib.ConfigError(
         f'a clip of {frames} frames and {length:g} seconds of sound is empty; give frames, or '
@@ -133,6 +144,23 @@ class System:
           f'{name} {pixels} does not divide into patches: it must be a multiple of {unit}, such as '
           f'{max(unit, round(pixels / unit) * unit)}'
         )
+
+  def _check_low(self, frames: int, height: int, width: int, low: Low):
+    """A Refiner's clip and the one it starts from."""
+    try:
+      t, *_ = self.codecs.video.latent_shape(low.frames, low.height, low.width)
+    except ValueError as error:
+      raise config_lib.ConfigError(
+        f'low: a clip of {low.frames} x {low.height} x {low.width}: {error}'
+      ) from error
+    whole = low.frames == frames == 1 or low.frames > 1 and (frames - 1) % (low.frames - 1) == 0
+    if not whole or low.height > height or low.width > width:
+      raise config_lib.ConfigError(
+        f'low: {low.frames} x {low.height} x {low.width} cannot become {frames} x {height} x '
+        f'{width}: frames must be 1 + n * (low.frames - 1), and no side may be smaller'
+      )
+    if not 0 <= low.keyframes <= t:
+      raise config_lib.ConfigError(f'low.keyframes={low.keyframes} is not in 0 to {t}, its latents')
 
   def tokens(self, size: Size) -> AV:
     """Tokens of a clip of this size in each branch, references and keyframes too, without text."""
