@@ -16,7 +16,7 @@ codecs without weights, in the same token geometry, and hashed words.
 
 `world` is the same training at the scale of a toy, on SR4-World:
 
-  for stage in video1 video2 video3 video4 video5 video6 audio joint sft1 sft2; do
+  for stage in video1 video2 video3 video4 video5 video6 audio joint sft1 sft2 refiner; do
     python -m data_pipelines.world --config configs/skyreels_v4.py:$stage,debug,world --count 256
     sr4 train --config configs/skyreels_v4.py:$stage,debug,world --workdir out/curriculum/$stage
   done
@@ -230,7 +230,6 @@ STAGES = dict(
     image_tasks={'t2i': 930, 'inpaint': 70},
     clip_tasks={'t2v': 190, 'i2v': 70, 'extend': 70, 'edit': 70},
     refine=True,
-    frozen=(AUDIO,),
   ),
 )
 
@@ -280,7 +279,7 @@ def get_config(arg: str = 'video1') -> ml_collections.ConfigDict:
     )
   stage = STAGES[name]
   pod = PODS[chips[0]][max(stage.resolutions, default=0) > 480] if chips else None
-  both, tile = not stage.frozen, pod.tile if pod else 128
+  both, tile = not stage.frozen and not stage.refine, pod.tile if pod else 128
   root = 'out/curriculum/data' if world else 'data'
   found = dict(buckets(stage, TOY if world else REPORT))
   config = ml_collections.ConfigDict(
@@ -296,11 +295,7 @@ def get_config(arg: str = 'video1') -> ml_collections.ConfigDict:
         independent_times=0.2 if both else 0.0,  # Sound for given video, and video for sound.
         drop=dict(text=0.1, references=0.1, modality=0.1 if both else 0.0),
       ),
-      optimizer=dict(
-        learning_rate=stage.learning_rate,
-        warmup=1000,
-        frozen=() if stage.refine else stage.frozen,
-      ),
+      optimizer=dict(learning_rate=stage.learning_rate, warmup=1000, frozen=stage.frozen),
       step=dict(
         ema=0.9999,
         accumulate=pod.accumulate if pod else 1,
@@ -363,7 +358,8 @@ def buckets(stage: Stage, scale: Scale):
 
 def shapes(stage: Stage, scale: Scale):
   """(kind of records, millions of samples, shape and tasks) of each bucket."""
-  sound, lengths = AUDIO not in stage.frozen, stage.seconds[: scale.choices]
+  sound = AUDIO not in stage.frozen and not stage.refine
+  lengths = stage.seconds[: scale.choices]
   resolutions = dict.fromkeys(stage.resolutions[: scale.choices] + stage.keyframed)
   plain = stage.clips * (1 - sum(stage.references.values()))
   for resolution in resolutions:
