@@ -10,9 +10,11 @@ import numpy as np
 
 from sr4.convert import weights
 from sr4.core import captions
+from sr4.core import config as config_lib
 from sr4.core import sharding
 from sr4.core import tree
 from sr4.core.av import AV
+from sr4.core.batch import Latents
 from sr4.core.batch import Size
 from sr4.core.prompt import Prompt
 from sr4.flow import conditioning
@@ -36,6 +38,7 @@ class Config:
   shift: float = 1.0
   audio_shift: float = 1.0
   solver: str = 'euler'
+  strength: float = 1.0  # of the noise a Refiner begins with; below 1 the enlarged clip is in it
 
   def __post_init__(self):
     if self.num_inference_steps < 1:
@@ -44,6 +47,8 @@ class Config:
       raise ValueError(f'solver={self.solver!r} is not among {sorted(solver.SOLVERS)}')
     if self.shift <= 0 or self.audio_shift <= 0:
       raise ValueError(f'shift={self.shift} and audio_shift={self.audio_shift} must be above 0')
+    if not 0 < self.strength <= 1:
+      raise ValueError(f'strength={self.strength} must be above 0 and at most 1')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,41 +68,71 @@ class Pipeline:
   def __init__(self, system: system_lib.System, model, size: Size, config: Config = Config()):
     self.system, self.model, self.size, self.config = system, model, size, config
 
-  def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Clip]:
+  def __call__(
+    self, prompts: Sequence[str], seeds: Sequence[int], low: Sequence[Clip] = ()
+  ) -> list[Clip]:
     """One clip per prompt; a clip depends on its prompt and seed, not on its neighbours.
 
     In a pod all hosts call it together, and each gets the clips of its own prompts.
+
+    Args:
+      low: where the model is a Refiner, the clips of a base model that it makes larger.  Their
+        sound goes with them.
     """
     prompts, seeds = list(prompts), list(seeds)
     if len(prompts) != len(seeds) or not prompts:
       raise ValueError(f'{len(prompts)} prompts and {len(seeds)} seeds; give one seed per prompt')
+    if len(low) != (len(prompts) if self.size.low else 0):
+      raise ValueError(f'{len(low)} low clips for {len(prompts)} prompts; a Refiner takes one each')
     extra = -len(prompts) % sharding.axis_size(*sharding.DP)
     read = [Prompt(prompt) for prompt in prompts + [''] * extra]
     for prompt in prompts:
       captions.check_references(prompt, ())
     text, valid = self.system.text.read(read, self.size)
     seeds_array = np.array(seeds + [0] * extra, np.uint32)
+    given = stacked(low, extra) if low else Latents()
     latents = generate(
-      self.system, self.size, self.config, self.model, *sharding.rows((text, valid, seeds_array))
+      self.system,
+      self.size,
+      self.config,
+      self.model,
+      *sharding.rows((text, valid, seeds_array, given)),
     )
     media = own_rows(decode(self.system, self.size, latents))
     latents = own_rows(named(self.size, latents))
     return [
       Clip(
         prompt,
-        **{name: None if x is None else x[i] for name, x in media.items()},
+        **{name: None if x is None else x[i] for name, x in media.items()}
+        | (dict(samples=low[i].samples) if low else {}),
         latents={name: x[i] for name, x in latents.items()},
       )
       for i, prompt in enumerate(prompts)
     ]
 
 
+def stacked(clips: Sequence[Clip], extra: int) -> Latents:
+  """What a Refiner starts from, of clips and of as many more, which nobody asked for."""
+  rows = lambda name: np.stack([clip.latents[name] for clip in (*clips, *clips[:1] * extra)])
+  has = 'keyframes' in clips[0].latents
+  return Latents(low=rows('video'), keyframes=rows('keyframes') if has else None)
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def generate(system, size: Size, c: Config, model, text, text_valid, seeds) -> AV:
-  """Latents, AV of tuples of [b t h w c] and [b l c], one for each generated segment."""
+def generate(
+  system, size: Size, c: Config, model, text, text_valid, seeds, given: Latents = Latents()
+) -> AV:
+  """Latents, AV of tuples of [b t h w c] and [b l c], one for each generated segment.
+
+  Args:
+    given: `low` and `keyframes` of a Refiner.
+  """
   rows = text_valid.shape[0]
   present = AV(*(sharding.over_rows(True, rows) for _ in range(2)))
-  at = segments.keyframes_at(size, system.codecs.video.time_factor)
+  keyed = size
+  if size.low:  # The base model's, whose keyframes they are.
+    keyed = dataclasses.replace(size, frames=size.low.frames, keyframes=size.low.keyframes)
+  at = segments.keyframes_at(keyed, system.codecs.video.time_factor)
   cond = conditioning.condition(
     system.codecs,
     size,
@@ -105,7 +140,8 @@ def generate(system, size: Size, c: Config, model, text, text_valid, seeds) -> A
     encoder.embedded(system.text, text),
     text_valid,
     present,
-    at=sharding.over_rows(jnp.array(at, jnp.int32), rows),
+    at=sharding.over_rows(jnp.array(at, jnp.int32), rows) if at else None,
+    latents=given,
   )
   scales = guidance.Scales(
     text=AV(c.video_guidance_scale, c.audio_guidance_scale),
@@ -119,6 +155,10 @@ def generate(system, size: Size, c: Config, model, text, text_valid, seeds) -> A
 
   noise = jax.vmap(draw)(seeds)
   times = solver.times(c.num_inference_steps, AV(c.shift, c.audio_shift))
+  if size.low and c.strength < 1:  # From where noise of this strength has the enlarged clip in it.
+    start = AV(*(jnp.float32(1 - c.strength) for _ in range(2)))
+    times = AV(*(1 - c.strength * (1 - t) for t in times))
+    noise = path.interpolate(start, AV((cond.segments.video[-1].known,), None), noise)
   return solver.SOLVERS[c.solver](guidance.guided(model, cond, scales), noise, times)
 
 
@@ -173,5 +213,40 @@ def size_of(system: system_lib.System, trained: dict, **changes) -> Size:
   """The size of clips that the model was trained on most, with changes and without references."""
   buckets = trained['data']['buckets'].values()
   most = max(buckets, key=lambda b: (b.get('frames', 0) > 1, b.get('weight', 1.0)))
+  if most.get('low'):
+    raise config_lib.ConfigError(
+      'this checkpoint is of a Refiner, which makes clips of a base model larger: give it to '
+      '--refine, and that model to --checkpoint'
+    )
   kept = ('frames', 'height', 'width', 'fps', 'sound', 'seconds', 'keyframes', 'keyframe_scale')
   return system.size(**{name: most[name] for name in kept if name in most} | changes)
+
+
+def refined_size(system: system_lib.System, trained: dict, base: system_lib.System, size: Size):
+  """The size of what a Refiner makes of a base model's clips.
+
+  Raises:
+    ConfigError: it is no Refiner, or not one for such clips.
+  """
+  known = [b for b in trained['data']['buckets'].values() if b.get('low') and b['frames'] > 1]
+  if not known:
+    raise config_lib.ConfigError('the checkpoint to refine with was not trained on low clips')
+  ours, theirs = system.made(), base.made()
+  if ours['video codec'] != theirs['video codec']:
+    raise config_lib.ConfigError(
+      f'the Refiner reads latents of {ours["video codec"]}, and the base model makes those of '
+      f'{theirs["video codec"]}; both must have the same video codec'
+    )
+  b = known[0]
+  ratio = lambda side: b[side] / b['low'][side]
+  stride = (b['frames'] - 1) // (b['low']['frames'] - 1)
+  height, width = round(size.height * ratio('height')), round(size.width * ratio('width'))
+  sides = segments.keyframe_sides(size)
+  if size.keyframes and sides != (height, width):
+    raise config_lib.ConfigError(
+      f'keyframes of {sides[0]} x {sides[1]}, and the Refiner makes clips of {height} x {width}'
+    )
+  low = dict(frames=size.frames, height=size.height, width=size.width, keyframes=size.keyframes)
+  return system.size(
+    1 + stride * (size.frames - 1), height, width, stride * size.fps, sound=False, low=low
+  )

@@ -5,6 +5,8 @@
 Writes clip-000.mp4 (H.264 and AAC), or a .png or .wav where the model makes pictures or sounds
 alone, its keyframes as clip-000-keyframe-00.png and so on, and clip-000.safetensors (the latents),
 for each prompt.  The same seed gives the same bytes.
+With --refine DIR, the checkpoints of a Refiner, it makes them larger and smoother, keyframes and
+sound and all.
 """
 
 import sys
@@ -37,6 +39,9 @@ def arguments(parser):
   parser.add_argument('--seed', type=int, default=0, help='of the first clip; the next adds 1')
   parser.add_argument('--step', type=int, help='of the checkpoint; the latest by default')
   parser.add_argument('--raw', action='store_true', help='the weights, not their moving average')
+  parser.add_argument('--refine', metavar='DIR', help='WORKDIR/checkpoints of a Refiner')
+  parser.add_argument('--refine_steps', type=int, help='of the Refiner; as it was trained to')
+  parser.add_argument('--strength', type=float, help='of its noise, at most 1: below, few steps do')
   for name in SIZE:
     parser.add_argument(f'--{name}', type=float if name == 'fps' else int)
   for name in SAMPLING:
@@ -76,13 +81,30 @@ def main(args):
     )
     told = dict(seconds=size.samples / system.codecs.audio.sample_rate, sound=size.samples > 0)
     prompts = [optimize(prompt, references=(), **told) for prompt in prompts]
-    clips = sampler(prompts, range(args.seed, args.seed + len(prompts)))
+    seeds = range(args.seed, args.seed + len(prompts))
+    clips = sampler(prompts, seeds)
+    if args.refine:
+      refiner = load_refiner(args, system, size)
+      clips, size = refiner(prompts, seeds, clips), refiner.size
   rate = system.codecs.audio.sample_rate
   for i, clip in enumerate(clips):
     path = os.path.join(args.out, f'clip-{i:03d}')
     written = write(path, clip, size.fps, rate)
     files.save(f'{path}.safetensors', safetensors.save(clip.latents))
     print(f'{written}  {clip.prompt}')
+
+
+def load_refiner(args, base, size):
+  """The Pipeline of --refine for the base system's clips of this size."""
+  from sr4 import pipeline
+  from sr4.core import config
+
+  system, model, trained = pipeline.load(args.refine, ema=not args.raw)
+  told = given(args, ('strength', 'refine_steps'))
+  fields = {{'refine_steps': 'num_inference_steps'}.get(k, k): v for k, v in told.items()}
+  asked = config.build(pipeline.Config, dict(trained['sample']) | fields, 'sample')
+  large = pipeline.refined_size(system, trained, base, size)
+  return pipeline.Pipeline(system, model, large, asked)
 
 
 def write(path: str, clip, fps: float, rate: int) -> str:

@@ -1,0 +1,98 @@
+"""`sr4 sample --refine`: a base model's clips, its keyframes and sound, made larger by a Refiner."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors
+
+from data_pipelines import media
+from data_pipelines import records
+from data_pipelines import world
+from sr4 import pipeline
+from sr4.core import config as config_lib
+from sr4.flow import refining
+from sr4.training import loop
+from tests import small_run
+
+LARGE = dict(frames=9, height=16, width=16, fps=16.0)
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+  """Workdirs of two steps: of a base model, of a Refiner, of one with other latents."""
+  path = tmp_path_factory.mktemp('cascade')
+  small_run.write_clips(path / 'clips')
+  made = world.World(world.Config.simple(**LARGE, sample_rate=8000, channels=1))
+  write = lambda i: records.Record(str(i), made[i].frames, 16.0, None, 8000, made[i].captions)
+  records.write(path / 'large', map(write, range(8)))
+  base = small_run.config(path, steps=2)
+  base.data.buckets.clips.update(height=8, width=8, keyframes=2, keyframe_scale=2)
+  loop.run(base, str(path / 'base'), progress=False)
+  refiner = small_run.config(path, steps=2)
+  refiner.model.update(audio=False, sparse=dict(tile=(64,)))
+  low = dict(frames=5, height=8, width=8, keyframes=2)
+  bucket = dict(records=('large',), rows=4, sound=False, low=low, tasks=dict(t2v=0.5, i2v=0.5))
+  refiner.data.buckets = dict(large=LARGE | bucket)
+  refiner.step.sparsify = 0.5
+  loop.run(refiner, str(path / 'refiner'), progress=False)
+  refiner.video_codec.channels = 12
+  loop.run(refiner, str(path / 'other'), progress=False)
+  return path
+
+
+def sample(home, out, base='base', refine='refiner', *more):
+  told = '--checkpoint', home / base / 'checkpoints', '--refine', home / refine / 'checkpoints'
+  return small_run.start('sample', *told, '--out', out, '--prompt', 'a red circle', *more)
+
+
+def test_a_clip_is_twice_as_large_and_fast_with_its_sound(home, tmp_path):
+  small_run.finish(sample(home, tmp_path))
+  info = media.probe(tmp_path / 'clip-000.mp4')
+  assert (info.width, info.height, info.fps, info.has_audio) == (16, 16, 16, True)
+  latents = safetensors.load((tmp_path / 'clip-000.safetensors').read_bytes())
+  assert latents['video'].shape == (3, 4, 4, 16) and latents.keys() == {'video'}
+
+
+def test_with_almost_no_noise_it_is_the_enlarged_clip_with_its_keyframes(home, relative):
+  """Latents of the base model go into the Refiner as they are."""
+  system, model, trained = pipeline.load(str(home / 'base' / 'checkpoints'))
+  size = pipeline.size_of(system, trained)
+  once = pipeline.Config(num_inference_steps=1)
+  prompts, seeds = ['a red circle', 'a blue square'], [1, 2]
+  clips = pipeline.Pipeline(system, model, size, once)(prompts, seeds)
+  large, model, trained = pipeline.load(str(home / 'refiner' / 'checkpoints'))
+  size = pipeline.refined_size(large, trained, system, size)
+  refine = lambda strength, seeds: pipeline.Pipeline(
+    large, model, size, dataclasses.replace(once, strength=strength)
+  )(prompts, seeds, clips)
+  for clip, made in zip(clips, refine(1e-4, seeds)):
+    told = refining.enlarged(clip.latents['video'][None], (3, 4, 4))
+    wanted = np.array(told)[0]
+    wanted[[0, 2]] = clip.latents['keyframes']
+    assert relative(made.latents['video'], wanted) < 1e-2
+    np.testing.assert_array_equal(made.samples, clip.samples)
+    assert made.frames.shape == (9, 16, 16, 3)
+  one, two = refine(1.0, seeds), refine(1.0, [1, 3])
+  np.testing.assert_array_equal(one[0].frames, two[0].frames)
+  assert np.any(one[1].frames != two[1].frames)
+  with pytest.raises(ValueError, match='0 low clips for 2 prompts'):
+    pipeline.Pipeline(large, model, size, once)(prompts, seeds)
+
+
+@pytest.mark.parametrize('base, refine, told', [
+  ('base', 'base', 'not trained on low clips'),
+  ('refiner', 'refiner', 'give it to --refine'),
+  ('base', 'other', 'same video codec'),
+])
+def test_checkpoints_that_do_not_go_together(home, tmp_path, base, refine, told):
+  answer = small_run.finish(sample(home, tmp_path, base, refine), 1)
+  assert told in answer and 'Traceback' not in answer
+
+
+def test_keyframes_of_another_size(home):
+  system, _, trained = pipeline.load(str(home / 'base' / 'checkpoints'))
+  size = dataclasses.replace(pipeline.size_of(system, trained), keyframe_scale=4)
+  large, _, trained = pipeline.load(str(home / 'refiner' / 'checkpoints'))
+  with pytest.raises(config_lib.ConfigError, match='keyframes of 32 x 32'):
+    pipeline.refined_size(large, trained, system, size)
