@@ -55,9 +55,9 @@ def main():
         config = vsa.Config(tile=(args.tile,), sparsity=sparsity)
         found = work(args.chip, mesh, places, config)
         means = ((tokens + TEXT) / args.tile) ** 2
-        count = (tokens + TEXT) ** 2 - sparsity * tokens**2 + means
+        count = 1 + (means - sparsity * tokens**2) / (tokens + TEXT) ** 2
         print(
-          f'| {name} | {tokens:,} | {sides} | {sparsity:.2f} | {count / (tokens + TEXT) ** 2:.3f} | '
+          f'| {name} | {tokens:,} | {sides} | {sparsity:.2f} | {count:.3f} | '
           f'{found[0] / dense[0]:.3f} | {found[1] / dense[1]:.3f} |',
           flush=True,
         )

@@ -18,7 +18,9 @@ SIZE = Size(17, 32, 48, 16.0, 0, low=Low(9, 16, 24, keyframes=2))
 
 
 def smooth(t=17, h=32, w=48):
-  axes = np.meshgrid(np.linspace(0, 1, t), np.linspace(0, 1, h), np.linspace(0, 1, w), indexing='ij')
+  axes = np.meshgrid(
+    np.linspace(0, 1, t), np.linspace(0, 1, h), np.linspace(0, 1, w), indexing='ij'
+  )
   return np.uint8(np.stack([200 * a + 20 for a in axes], -1))
 
 
@@ -31,9 +33,13 @@ def test_low_clips_are_means_of_every_other_frame():
 
 
 def test_copies_suffer_as_much_as_they_are_told_and_as_drawn():
-  clean = degrade.degraded(smooth(), dataclasses.replace(SIZE.low, degrade=0.0), np.random.default_rng(1))
+  clean = degrade.degraded(
+    smooth(), dataclasses.replace(SIZE.low, degrade=0.0), np.random.default_rng(1)
+  )
   error = lambda seed, amount: np.abs(
-    degrade.degraded(smooth(), dataclasses.replace(SIZE.low, degrade=amount), np.random.default_rng(seed))
+    degrade.degraded(
+      smooth(), dataclasses.replace(SIZE.low, degrade=amount), np.random.default_rng(seed)
+    )
     - clean.astype(float)
   ).mean()
   assert 0 < error(3, 0.2) < error(3, 1.0) and error(3, 1.0) == error(3, 1.0) != error(4, 1.0)
@@ -54,7 +60,9 @@ def test_the_stage_is_a_video_model_with_sparse_attention():
   names = lambda stage: set(flat(system_lib.build(skyreels_v4.get_config(f'{stage},debug,world'))))
   base, refiner = names('sft2'), names('refiner')
   video = {name for name in base if '.audio.' not in name and not name.startswith('audio.')}
-  assert {name for name in refiner - video} == {name for name in refiner if '.gate.' in name} != set()
+  assert (
+    {name for name in refiner - video} == {name for name in refiner if '.gate.' in name} != set()
+  )
   assert all('.video.cross' in name for name in video - refiner)
 
 
@@ -64,12 +72,15 @@ def flat(system):
   return tree.to_flat(tree.abstract(system.model, jax.random.key(0)))
 
 
-@pytest.mark.parametrize('low, told', [
-  (dict(frames=8, height=16, width=24), 'low: a clip of 8'),
-  (dict(frames=13, height=16, width=24), 'frames must be 1 \\+ n'),
-  (dict(frames=9, height=64, width=24), 'no side may be smaller'),
-  (dict(frames=9, height=16, width=24, keyframes=4), 'low.keyframes=4 is not in 0 to 3'),
-])
+@pytest.mark.parametrize(
+  'low, told',
+  [
+    (dict(frames=8, height=16, width=24), 'low: a clip of 8'),
+    (dict(frames=13, height=16, width=24), 'frames must be 1 \\+ n'),
+    (dict(frames=9, height=64, width=24), 'no side may be smaller'),
+    (dict(frames=9, height=16, width=24, keyframes=4), 'low.keyframes=4 is not in 0 to 3'),
+  ],
+)
 def test_low_clips_that_fit_no_large_one(low, told):
   with pytest.raises(config_lib.ConfigError, match=told):
     system_lib.build(CONFIG).size(17, 32, 48, sound=False, low=low)

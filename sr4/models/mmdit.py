@@ -5,6 +5,8 @@ a callable: (noisy latents, times, Condition) -> velocities.
 """
 
 import dataclasses
+import functools
+import math
 
 from flax import nnx
 import jax
@@ -79,7 +81,9 @@ class Config:
         raise ValueError(f'model.{field}={value!r} is not among {known}')
     layers = self.dual_layers + self.single_layers
     if off := [i for i in self.sparse.dense_layers if not 0 <= i < layers]:
-      raise ValueError(f'model.sparse.dense_layers: {off} are not among the {layers} layers, from 0')
+      raise ValueError(
+        f'model.sparse.dense_layers: {off} are not among the {layers} layers, from 0'
+      )
 
   @property
   def head_dim(self) -> int:
@@ -164,7 +168,9 @@ class MMDiT(nnx.Module):
 
     def layer(y, xs):
       parameters, dense = xs
-      return parameters(y, AV(contexts.video and without(contexts.video, dense), contexts.audio)), None
+      return parameters(
+        y, AV(contexts.video and without(contexts.video, dense), contexts.audio)
+      ), None
 
     layer = jax.checkpoint(layer, policy=REMAT[self.config.remat])
     dense = np.isin(np.arange(c.dual_layers + c.single_layers), c.sparse.dense_layers)
@@ -183,7 +189,7 @@ class MMDiT(nnx.Module):
       if segment.mask is not None:
         parts += [segment.known, segment.mask]
       z = jnp.concatenate([part.astype(jnp.float32) for part in parts], -1)
-      cut = lambda z: order.arranged(embed.patchify(z, self.patches[modality]), places)
+      cut = functools.partial(cut_in, patch=self.patches[modality], places=places)
       grids.append(sharding.on_rows(cut)(z))
     tokens = trunk.embed(jax.reshard(self.joined(modality, grids), LAYOUTS[modality]))
     return block.Tokens(tokens, trunk.read_prompt(cond.text))
@@ -256,14 +262,10 @@ class MMDiT(nnx.Module):
     noisy, start, found = iter(x[modality]), 0, []
     whole = jax.reshard(out, sharding.WHOLE)
     for segment, places in zip(cond.segments[modality], self.places(modality, x, cond)):
-      count = segment.positions.shape[1]
-      length = count if places is None else len(places)
+      length = segment.positions.shape[1] if places is None else len(places)
       if segment.generated:
-        grid = next(noisy).shape[1:-1]
-
-        def latent(tokens):
-          return embed.unpatchify(order.restored(tokens, places, count), grid, self.patches[modality])
-
+        patch, grid = self.patches[modality], next(noisy).shape[1:-1]
+        latent = functools.partial(put_together, patch=patch, places=places, grid=grid)
         found.append(sharding.on_rows(latent)(whole[:, start : start + length]))
       start += length
     return tuple(found)
@@ -275,6 +277,17 @@ def without(ctx: block.Context, dense: jax.Array) -> block.Context:
     return ctx
   sparsity = jnp.where(dense, 0, ctx.tiles.sparsity)
   return dataclasses.replace(ctx, tiles=dataclasses.replace(ctx.tiles, sparsity=sparsity))
+
+
+def cut_in(z, patch, places) -> jax.Array:
+  """Latents to tokens, in the order of places."""
+  return order.arranged(embed.patchify(z, patch), places)
+
+
+def put_together(tokens, patch, places, grid) -> jax.Array:
+  """The inverse, for latents of this grid."""
+  count = math.prod(side // step for side, step in zip(grid, patch))
+  return embed.unpatchify(order.restored(tokens, places, count), grid, patch)
 
 
 def pad(x: jax.Array, layout: sharding.P, size: int = 0) -> jax.Array:

@@ -153,7 +153,7 @@ class System:
       raise config_lib.ConfigError(
         f'low: a clip of {low.frames} x {low.height} x {low.width}: {error}'
       ) from error
-    whole = low.frames == frames == 1 or low.frames > 1 and (frames - 1) % (low.frames - 1) == 0
+    whole = low.frames == frames == 1 or (low.frames > 1 and (frames - 1) % (low.frames - 1) == 0)
     if not whole or low.height > height or low.width > width:
       raise config_lib.ConfigError(
         f'low: {low.frames} x {low.height} x {low.width} cannot become {frames} x {height} x '

@@ -146,7 +146,7 @@ def exchange(long: tuple[bool, ...], attend, queries, keys, values, valid):
 
 
 def by_heads(heads: int) -> int:
-  """Devices of `seq` that change tokens for heads (Ulysses); seq / by_heads of them are the ring."""
+  """Devices of `seq` that change tokens for heads (Ulysses); the other seq / by_heads: the ring."""
   return math.gcd(heads, sharding.axis_size('seq'))
 
 

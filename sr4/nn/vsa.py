@@ -36,10 +36,11 @@ class Config:
   dense_until: float = 0.0  # nor does any at a flow time below this: the first steps of sampling
 
   def __post_init__(self):
-    if self.tile and (len(self.tile) not in (1, 3) or min(self.tile) < 1 or self.size not in SIZES):
+    known = len(self.tile) in (1, 3) and min(self.tile) > 0 and self.size in SIZES
+    if self.tile and not known:
       raise ValueError(
-        f'model.sparse.tile={self.tile}: it must be a number of tokens among {SIZES}, as (128,), or '
-        'the sides (t, h, w) of a tile with so many, as (4, 4, 4); () is dense attention'
+        f'model.sparse.tile={self.tile}: it must be a number of tokens among {SIZES}, as (128,), '
+        'or the sides (t, h, w) of a tile with so many, as (4, 4, 4); () is dense attention'
       )
     for field in ('sparsity', 'dense_until'):
       if not 0 <= getattr(self, field) < 1:
@@ -79,9 +80,7 @@ def attend(queries, keys, values, gate, valid, tiles: Tiles) -> tuple[jax.Array,
   def way(queries, keys, values, valid, sparsity):
     part, ways = attention.ring_part(queries[0].shape[2])
     cut = lambda x, axis, count: jax.lax.dynamic_slice_in_dim(x, part * count, count, axis)
-    asked = [
-      cut(x, 1, q.shape[1] * ways) if l else x for x, q, l in zip(valid, queries, long)
-    ]
+    asked = [cut(x, 1, q.shape[1] * ways) if l else x for x, q, l in zip(valid, queries, long)]
     choosing = jnp.asarray(tiles.choosing)
     chooses = cut(choosing, 0, asked[0].shape[1] // tiles.config.size)
     asked = attention.joined(asked)

@@ -115,8 +115,12 @@ def splash(computation: hlo.Computation, x: hlo.Instruction, kind: str) -> Work:
 
 def tiles(computation: hlo.Computation, x: hlo.Instruction, way: str) -> Work:
   """How many tiles it reads is data: the kernel tells how many are expected (kernels/chosen.py)."""
-  flops = float(re.search(r'"cost_estimate":\{"flops":"(\d+)"', x.rest)[1])
-  side = next(t for name in x.operands if len((t := computation.by_name[name].types[0]).dims) == 4 and t.dtype != 's32')
+  flops = float(re.search(r'"cost_estimate":\{[^}]*"flops":"(\d+)"', x.rest)[1])
+  side = next(
+    t
+    for name in x.operands
+    if len((t := computation.by_name[name].types[0]).dims) == 4 and t.dtype != 's32'
+  )
   again = flops / 5 if way == 'backward' else 0.0  # The logits, of five products.
   return Work(kernel=('tiles', side.dims[2]), again=again, **{way: flops})
 

@@ -33,8 +33,8 @@ SPLASH = {
   ('tpu7x', 256): (0.44, 0.70),
 }
 
-# The same of the kernel of tiles (nn/kernels/block_sparse_tpu.py), by tokens of a tile, heads of 128:
-# its share of a dense product's operations a cycle (benchmarks/kernel_cycles.py), times `matmul`.
+# The same of the kernel of tiles (nn/kernels/block_sparse_tpu.py), by tokens of a tile, with heads
+# of 128: its share of a dense product's operations (benchmarks/kernel_cycles.py), times `matmul`.
 TILES = {
   ('v5e', 64): (0.23, 0.31),
   ('v5e', 128): (0.55, 0.77),

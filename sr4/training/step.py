@@ -21,7 +21,9 @@ class Config:
   accumulate: int = 1  # microbatches, at most one a row of a device: same update, less memory
   spike: float = 20.0  # a gradient norm this many times its running mean skips the step
   patience: int = 20  # skipped steps in a row after which the run stops
-  sparsify: float = 0.0  # added to the sparsity of attention after each `sparsify_every` steps, from
+  sparsify: float = (
+    0.0  # added to the sparsity of attention after each `sparsify_every` steps, from
+  )
   sparsify_every: int = 40  # 0 until the model's own is reached; 0: it has that from the start
 
   def __post_init__(self):

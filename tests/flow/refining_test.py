@@ -44,7 +44,9 @@ def test_a_clip_that_is_linear_stays_linear():
   axes = lambda t, h, w: np.meshgrid(
     np.linspace(0, 1, t), (np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing='ij'
   )
-  ramp = lambda *grid: np.float32(sum(a * x for a, x in zip((1, 2, 3), axes(*grid))))[None, ..., None]
+  ramp = lambda *grid: np.float32(sum(a * x for a, x in zip((1, 2, 3), axes(*grid))))[
+    None, ..., None
+  ]
   found = refining.enlarged(jnp.asarray(ramp(3, 4, 6)), (5, 8, 12))
   np.testing.assert_allclose(found[:, :, 1:-1, 1:-1], ramp(5, 8, 12)[:, :, 1:-1, 1:-1], rtol=1e-5)
 

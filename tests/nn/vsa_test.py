@@ -1,4 +1,4 @@
-"""sr4/nn/vsa.py against the paper's formulas, written out tile by tile, and against dense attention."""
+"""sr4/nn/vsa.py against the paper's formulas, tile by tile, and against dense attention."""
 
 import functools
 
@@ -20,7 +20,7 @@ LONG, SHORT = len(CHOOSING) * SIZE, 72
 
 
 def streams(n=2, k=8, b=2):
-  """Queries, keys, values, gate and validity: edges of the clip, a reference and text with holes."""
+  """Queries, keys, values, gate, validity: edges of the clip, a reference and text with holes."""
   random = np.random.default_rng(0)
   draw = lambda s: random.standard_normal((b, s, n, k), dtype=np.float32)
   valid = np.ones((b, LONG), bool)
@@ -37,7 +37,9 @@ def paper(q, k, v, gate, valid, sparsity, choosing=CHOOSING):
   """Out of (arXiv 2505.13389), fp64: every head and tile on its own.  Arguments as `streams`."""
   long, n = q[0].shape[1], q[0].shape[2]
   filled = -q[1].shape[1] % SIZE
-  joined = lambda x: np.pad(np.concatenate(x, 1), [(0, 0), (0, filled)] + [(0, 0)] * (x[0].ndim - 2))
+  joined = lambda x: np.pad(
+    np.concatenate(x, 1), [(0, 0), (0, filled)] + [(0, 0)] * (x[0].ndim - 2)
+  )
   q, k, v, valid = (joined([np.asarray(y, np.float64) for y in x]) for x in (q, k, v, valid))
   valid = valid.astype(bool)
   gate = np.pad(gate, [(0, 0), (0, q.shape[1] - gate.shape[1]), (0, 0), (0, 0)])
@@ -47,20 +49,25 @@ def paper(q, k, v, gate, valid, sparsity, choosing=CHOOSING):
   for b, h in np.ndindex(len(q), n):
     there = [j for j, at in enumerate(tiles) if valid[b, at].any()]
     free = [j for j in there if choosing[j]]
-    mean = lambda x, j: x[b, tiles[j], h][valid[b, tiles[j]]].mean(0)
+    one = [x[b, :, h] for x in (q, k, v)]
+    q_c, k_c, v_c = ({j: x[tiles[j]][valid[b, tiles[j]]].mean(0) for j in there} for x in one)
     for i in there:
-      scores = {j: mean(q, i) @ mean(k, j) / np.sqrt(q.shape[-1]) for j in there}
+      scores = {j: q_c[i] @ k_c[j] / np.sqrt(q.shape[-1]) for j in there}
       taken = there
       if choosing[i]:
-        best = sorted(free, key=lambda j: -scores[j])[: int(np.ceil((1 - sparsity) * len(free) - 1e-9))]
+        best = sorted(free, key=lambda j: -scores[j])[
+          : int(np.ceil((1 - sparsity) * len(free) - 1e-9))
+        ]
         taken = sorted(set(best) | {j for j in there if not choosing[j]})
-      keys = np.concatenate([np.arange(tiles[j].start, tiles[j].stop)[valid[b, tiles[j]]] for j in taken])
+      keys = np.concatenate(
+        [np.arange(tiles[j].start, tiles[j].stop)[valid[b, tiles[j]]] for j in taken]
+      )
       logits = q[b, tiles[i], h] @ k[b, keys, h].T / np.sqrt(q.shape[-1])
       weights = np.exp(logits - logits.max(1, keepdims=True))
       out[b, tiles[i], h] = weights / weights.sum(1, keepdims=True) @ v[b, keys, h]
       if choosing[i]:
         weights = np.exp(list(scores.values()))
-        coarse = weights / weights.sum() @ np.stack([mean(v, j) for j in scores])
+        coarse = weights / weights.sum() @ np.stack([v_c[j] for j in scores])
         out[b, tiles[i], h] += gate[b, tiles[i], h] * coarse
   return out[:, :long], out[:, long : out.shape[1] - filled]
 
@@ -98,7 +105,9 @@ def test_all_tiles_and_no_gate_are_dense_attention(relative):
 
   ours = lambda q, k, v: attended(q, k, v, args[3], valid, [0.0, 0.0])
   dense = lambda q, k, v: attention.attend(q, k, v, valid)
-  run = lambda attend: jax.jit(jax.grad(functools.partial(loss, attend), (0, 1, 2), has_aux=True))(q, k, v)
+  run = lambda attend: jax.jit(jax.grad(functools.partial(loss, attend), (0, 1, 2), has_aux=True))(
+    q, k, v
+  )
   (gradients, found), (wanted, expected) = run(ours), run(dense)
   assert relative(seen(found, valid), seen(expected, valid)) < 1e-6
   for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted)):
@@ -116,7 +125,9 @@ def test_rows_are_as_sparse_as_they_are_told(relative):
 def test_the_best_are_chosen_and_equals_in_order():
   scores = jnp.array([[[[3.0, 1, 2, 2, 9, 2, 0], [1, 1, 1, 1, 1, 1, 1]]]])
   chosen, there = np.arange(7) != 4, jnp.array([[True] * 6 + [False]])
-  pick = lambda sparsity, chooses: vsa.select(scores, jnp.array(chooses), chosen, there, jnp.array([sparsity]))
+  pick = lambda sparsity, chooses: vsa.select(
+    scores, jnp.array(chooses), chosen, there, jnp.array([sparsity])
+  )
   found = pick(0.4, [True, True])[0, 0].astype(int).tolist()
   assert found == [[1, 0, 1, 1, 1, 0, 0], [1, 1, 1, 0, 1, 0, 0]]
   assert pick(0.4, [True, False])[0, 0, 1].tolist() == there[0].tolist()
@@ -141,7 +152,9 @@ def test_gradients_reach_the_gate_and_what_it_lets_through():
   found = jax.jit(jax.grad(coarse, (0, 1, 2, 3)))(q, k, v, gate)
   with jax.enable_x64(True):
     wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (q, k, v, gate))
-    nudge = jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(1).standard_normal(x.shape)), wide)
+    nudge = jax.tree.map(
+      lambda x: jnp.asarray(np.random.default_rng(1).standard_normal(x.shape)), wide
+    )
     run = jax.jit(coarse)
     at = lambda e: run(*jax.tree.map(lambda x, d: x + e * d, wide, nudge))
     slope = (at(1e-4) - at(-1e-4)) / 2e-4
@@ -188,13 +201,16 @@ def test_the_mesh_does_not_change_the_answer(mesh, text, relative):
     assert relative(ours, expected) < 1e-6
 
 
-@pytest.mark.parametrize('fields, told', [
-  (dict(tile=(4, 4)), 'model.sparse.tile=(4, 4)'),
-  (dict(tile=(3, 4, 8)), 'model.sparse.tile=(3, 4, 8)'),
-  (dict(tile=(100,)), 'model.sparse.tile=(100,)'),
-  (dict(tile=(4, 4, 4), sparsity=1.0), 'model.sparse.sparsity=1.0'),
-  (dict(tile=(4, 4, 4), dense_until=-0.1), 'model.sparse.dense_until=-0.1'),
-])
+@pytest.mark.parametrize(
+  'fields, told',
+  [
+    (dict(tile=(4, 4)), 'model.sparse.tile=(4, 4)'),
+    (dict(tile=(3, 4, 8)), 'model.sparse.tile=(3, 4, 8)'),
+    (dict(tile=(100,)), 'model.sparse.tile=(100,)'),
+    (dict(tile=(4, 4, 4), sparsity=1.0), 'model.sparse.sparsity=1.0'),
+    (dict(tile=(4, 4, 4), dense_until=-0.1), 'model.sparse.dense_until=-0.1'),
+  ],
+)
 def test_what_no_model_can_be(fields, told):
   with pytest.raises(ValueError, match='model.sparse') as error:
     vsa.Config(**fields)

@@ -82,7 +82,7 @@ def test_kernels_of_tiles_tell_their_own_cost(way, again):
     '%q = bf16[2,256,128,96]{3,2,1,0} parameter(2)',
     f'ROOT %block_sparse_{way}.2 = bf16[2,256,128,96]{{3,2,1,0}} custom-call(%first, %chosen, %q), '
     'custom_call_target="tpu_custom_call", backend_config={"custom_call_config":'
-    '{"cost_estimate":{"flops":"5000","transcendentals":"7"}}}',
+    '{"cost_estimate":{"bytes_accessed":"0","flops":"5000","transcendentals":"7"}}}',
   )
   work = operations.program(module)
   assert getattr(work, way) == work.flops == 5000 and work.again == again

@@ -88,7 +88,9 @@ def run(c: Call, name: str):
   """(q, k, v, valid, mask) -> [b s n k] by this implementation."""
   if name in KERNELS:
     return functools.partial(kernel, name, c)
-  return lambda *args: checkpoint_name(reference(*args), splash.SAVED) if c.kept else reference(*args)
+  return lambda *args: (
+    checkpoint_name(reference(*args), splash.SAVED) if c.kept else reference(*args)
+  )
 
 
 def reference(q, k, v, valid, mask):

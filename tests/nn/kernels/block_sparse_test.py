@@ -89,12 +89,11 @@ def test_runs_agree_to_the_bit(name):
     np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize('tiles', [1, 2, 3])
-def test_tpu_parts_follow_each_other(tiles, relative):
-  """As many keys or queries at a time as VMEM holds: here, so many tiles."""
+def test_tpu_parts_follow_each_other(relative):
+  """As many keys or queries at a time as VMEM holds: here, two tiles; the last part has one."""
   *x, valid, mask = inputs(128, 5, 7, 3)
   whole, lse = block_sparse_tpu.forward(*x, valid, mask, 3, True)
-  stays = tiles * (128 * 2 * 128 * 4 + 1024)
+  stays = 2 * (128 * 2 * 128 * 4 + 1024)
   parts, other = block_sparse_tpu.forward(*x, valid, mask, 3, True, stays)
   assert relative(parts, whole) < 1e-6 and relative(other, lse) < 1e-6
   rest = (valid, mask, whole, lse, jnp.cos(whole), 3, True)
@@ -115,7 +114,9 @@ def test_a_policy_keeps_the_results_and_what_they_are_of():
 
 
 # Tokens of 720p for 5 seconds, padded to tiles; forward and backward.
-@pytest.mark.parametrize('chip, tile', [('v5e', 128), ('v5p', 64), ('v5p', 128), ('v6e', 256), ('tpu7x', 256)])
+@pytest.mark.parametrize(
+  'chip, tile', [('v5e', 128), ('v5p', 64), ('v5p', 128), ('v6e', 256), ('tpu7x', 256)]
+)
 def test_compiles_for_tpu(chip, tile):
   tiles = 75_776 // tile
   x = jax.ShapeDtypeStruct((1, tiles * tile, 2, 128), jnp.bfloat16)
