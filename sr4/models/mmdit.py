@@ -168,9 +168,8 @@ class MMDiT(nnx.Module):
 
     def layer(y, xs):
       parameters, dense = xs
-      return parameters(
-        y, AV(contexts.video and without(contexts.video, dense), contexts.audio)
-      ), None
+      video = contexts.video and without(contexts.video, dense)
+      return parameters(y, AV(video, contexts.audio)), None
 
     layer = jax.checkpoint(layer, policy=REMAT[self.config.remat])
     dense = np.isin(np.arange(c.dual_layers + c.single_layers), c.sparse.dense_layers)

@@ -69,6 +69,8 @@ def attend(
 
 @dataclasses.dataclass(frozen=True)
 class Call:
+  """Arguments of `attend` that are no arrays."""
+
   reads: float
   kept: bool
   interpret: bool
@@ -88,9 +90,8 @@ def run(c: Call, name: str):
   """(q, k, v, valid, mask) -> [b s n k] by this implementation."""
   if name in KERNELS:
     return functools.partial(kernel, name, c)
-  return lambda *args: (
-    checkpoint_name(reference(*args), splash.SAVED) if c.kept else reference(*args)
-  )
+  named = lambda x: checkpoint_name(x, splash.SAVED) if c.kept else x
+  return lambda *args: named(reference(*args))
 
 
 def reference(q, k, v, valid, mask):
