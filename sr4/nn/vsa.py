@@ -78,6 +78,8 @@ def attend(queries, keys, values, gate, valid, tiles: Tiles) -> tuple[jax.Array,
   queries = tuple(jnp.concatenate(pair, -1) for pair in zip(queries, gates))
 
   def way(queries, keys, values, valid, sparsity):
+    # After the exchange a device has all keys for its heads, and the queries of one part of the
+    # ring: a run of what is long, all of what is short.  Which queries are those?
     part, ways = attention.ring_part(queries[0].shape[2])
     cut = lambda x, axis, count: jax.lax.dynamic_slice_in_dim(x, part * count, count, axis)
     asked = [cut(x, 1, q.shape[1] * ways) if l else x for x, q, l in zip(valid, queries, long)]

@@ -62,6 +62,13 @@ def forward(q, k, v, valid, mask, reads: float, interpret=False, stays=STAYS):
 
 
 def forward_kernel(first, start, stop, chosen, q, o0, lse0, k, v, bias, o, lse, *, group):
+  """A few tiles of queries, one after another, each over its keys, a group at a time.
+
+  Args:
+    first, start, stop, chosen: the numbers of `sweep`, in scalar memory.
+    q, o0, lse0: [tiles ...] that pass, with what the parts before have left; k, v, bias: that stay.
+    o, lse: what is left now.
+  """
   unit = LOG2E * q.shape[-1] ** -0.5
 
   def one(at, _):
@@ -120,7 +127,15 @@ def backward(q, k, v, valid, mask, out, lse, grad, reads: float, interpret=False
 def backward_kernel(
   first, start, stop, chosen, k, v, dk0, dv0, q, grad, lse, delta, dk, dv, dq, *, group
 ):
-  """Logits are [keys queries] here, so that dk and dv are plain products; dq is [k tile]."""
+  """A few tiles of keys, each over the queries that chose it.
+
+  Logits are [keys queries] here, so that dk and dv are plain products; dq is kept as [k tile].
+
+  Args:
+    first, start, stop, chosen: the numbers of `sweep`, in scalar memory.
+    k, v, dk0, dv0: [tiles ...] that pass, with the sums of the parts before.
+    q, grad, lse, delta, dq: that stay; dq is summed over all steps of the grid.
+  """
   unit = LOG2E * q.shape[-1] ** -0.5
 
   @pl.when(pl.program_id(1) == 0)
@@ -217,7 +232,11 @@ def groups(start, stop, at, group: int):
 
 
 def reader(first, start, stop, chosen, at, group: int, spare: int):
-  """n -> (the n-th group of a list, filled up with its last tile; the same with the spare one)."""
+  """n -> the n-th group of numbers of the tile at `at`, counted from the part's first tile.
+
+  The last group is filled up, in the first list that comes back with a tile that is there (its
+  logits move no maximum), in the second with the spare one (which weighs nothing).
+  """
   base, last = at * (chosen.shape[0] // start.shape[0]), stop[at] - 1
 
   def read(n):
