@@ -18,12 +18,13 @@ import numpy as np
 
 from data_pipelines import degrade
 from data_pipelines import records
+from data_pipelines.tasks import Row
 from sr4 import pipeline
 from sr4.core import sharding
+from sr4.core.batch import Latents
 from sr4.core.batch import Size
 from sr4.flow import refining
 from sr4.flow import segments
-from sr4.models import system as system_lib
 
 
 def main():
@@ -47,7 +48,7 @@ def measure(args):
   clean = dataclasses.replace(size.low, degrade=0.0)
   low = np.stack([degrade.degraded(x, clean, np.random.default_rng(0)) for x in truth])
   linear = refining.enlarged(low.astype(np.float32), truth.shape[1:4])
-  at = keyframes(system, size)
+  at = pipeline.keyframes_at(system, size)
   keys = truth[:, np.array(at) * refining.stride(size)]
   encode = jax.jit(lambda x: segments.encoded(system.codecs.video, x))
   each = jax.jit(lambda x: segments.encoded(system.codecs.video, x, each=True))
@@ -56,14 +57,15 @@ def measure(args):
 
   def refined(keyframes):
     config = pipeline.Config(num_inference_steps=args.steps, video_guidance_scale=1.0)
-    here, clips = size, [{'video': z} for z in latents]
-    if keyframes is None:
-      here = dataclasses.replace(size, low=dataclasses.replace(size.low, keyframes=0))
-    else:
-      clips = [clip | {'keyframes': k} for clip, k in zip(clips, keyframes)]
-    clips = [pipeline.Clip('', None, None, None, clip) for clip in clips]
-    prompts = [record.captions['short'] for record in given]
-    made = pipeline.Pipeline(system, model, here, config)(prompts, range(len(given)), clips)
+    here = size if keyframes is not None else without_keyframes(size)
+    rows = [
+      Row(
+        caption=record.captions['short'],
+        latents=Latents(low=low, keyframes=None if keyframes is None else keyframes[i]),
+      )
+      for i, (record, low) in enumerate(zip(given, latents))
+    ]
+    made = pipeline.Pipeline(system, model, here, config)(rows, range(len(given)))
     return np.stack([clip.frames for clip in made])
 
   print('| | all frames | at keyframes | inserted frames |\n|---|---|---|---|')
@@ -80,9 +82,8 @@ def measure(args):
     print(f'| {name} | ' + ' | '.join(f'{x.mean():.2f}' for x in places) + ' |', flush=True)
 
 
-def keyframes(system: system_lib.System, size: Size) -> tuple[int, ...]:
-  base = dataclasses.replace(size, frames=size.low.frames, keyframes=size.low.keyframes)
-  return segments.keyframes_at(base, system.codecs.video.time_factor)
+def without_keyframes(size: Size) -> Size:
+  return dataclasses.replace(size, low=dataclasses.replace(size.low, keyframes=0))
 
 
 def psnr(frames, truth) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""Rows to one Clips.  Which fields there are depends on the bucket alone, never on its rows: every
-batch of a bucket is the same program on every host."""
+"""Rows to one Clips.  Which fields a training has depends on the bucket alone, never on its rows:
+every batch of a bucket is the same program on every host."""
 
 import dataclasses
 
@@ -16,63 +16,94 @@ from sr4.core.batch import References
 from sr4.core.batch import Size
 
 
-def shapes(
-  rows: int, size: Size, named, text, channels: int, latents: Latents | None = None
-) -> Clips:
-  """The Clips of so many rows of a bucket with these tasks, as shapes and dtypes.
+@dataclasses.dataclass(frozen=True)
+class Fields:
+  """Which fields there are, beside those that follow from the Size."""
+
+  known: tuple[int, int] | None = None  # sides of the masks, (1, 1) where they are of whole frames
+  clean: bool = False
+  latents: Latents = Latents()  # made ahead, as shapes without rows: their media are not there
+  without: tuple[str, ...] = ()  # of 'frames', 'samples', 'low': nobody gives any
+
+
+def fields(named, size: Size, latents: Latents = Latents()) -> Fields:
+  """Of a bucket with these tasks."""
+  doing = [tasks.TASKS[name] for name in named]
+  known = None
+  if masked := [task for task in doing if task.known]:
+    known = (size.height, size.width) if any(task.regions for task in masked) else (1, 1)
+  return Fields(known, any(any(task.clean) for task in doing), latents)
+
+
+def fields_of(rows) -> Fields:
+  """Of rows that no bucket has drawn: what any of them gives."""
+  masks = [row.known.shape[1:] for row in rows if row.known is not None]
+  given = lambda name: next((x for row in rows if (x := getattr(row, name)) is not None), None)
+  made = lambda name: next(
+    (x for row in rows if (x := getattr(row.latents, name)) is not None), None
+  )
+  like = lambda x: None if x is None else jax.ShapeDtypeStruct(x.shape, np.float32)
+  return Fields(
+    max(masks, default=None),
+    any(any(row.clean) for row in rows),
+    Latents(**{name: like(made(name)) for name in Latents.__match_args__}),
+    tuple(name for name in ('frames', 'samples', 'low') if given(name) is None),
+  )
+
+
+def shapes(rows: int, size: Size, has: Fields, text, channels: int) -> Clips:
+  """The Clips of so many rows, as shapes and dtypes.
 
   Args:
     text: shapes of what the text encoder reads, and of which tokens there are; channels: of the
       sound.
-    latents: where these are made ahead, of shapes without rows.
   """
   array = lambda shape, dtype: jax.ShapeDtypeStruct((rows, *shape), dtype)
   some = lambda count, shape, dtype: array((count, *shape), dtype) if count else None
-  sides, masked = (size.height, size.width), [t for t in map(tasks.TASKS.get, named) if t.known]
+
+  def media(name, made, *args):
+    return some(*args) if made is None and name not in has.without else None
+
+  sides, made = (size.height, size.width), has.latents
   picture, both = (*sides, 3), AV(array((), bool), array((), bool))
-  known = keyframes = None
-  if masked:
-    known = array((size.frames, *(sides if any(t.regions for t in masked) else (1, 1))), bool)
+  keyframes = low = None
   if size.keyframes:
     high = tuple(side * size.keyframe_scale for side in sides)
     keyframes = Keyframes(
-      array((size.keyframes, *high, 3), np.uint8), array((size.keyframes,), np.int32)
+      media('frames', None, size.keyframes, (*high, 3), np.uint8),
+      array((size.keyframes,), np.int32),
     )
-  media = lambda *args: some(*args) if latents is None else None
-  low = None
   if size.low:
-    low = array((size.low.frames, size.low.height, size.low.width, 3), np.uint8)
+    small = size.low.height, size.low.width, 3
+    low = media('low', made.low, size.low.frames, small, np.uint8)
     if size.low.keyframes:
       keyframes = Keyframes(None, array((size.low.keyframes,), np.int32))
   references = References(
-    media(size.reference_images, picture, np.uint8),
+    media('images', made.images, size.reference_images, picture, np.uint8),
     some(size.reference_images, (), bool),
-    media(size.reference_frames, picture, np.uint8),
+    media('clip', made.clip, size.reference_frames, picture, np.uint8),
     some(size.reference_frames, (), bool),
-    media(size.reference_samples, (channels,), np.float32),
+    media('sound', made.sound, size.reference_samples, (channels,), np.float32),
     some(size.reference_samples, (), bool),
   )
-  coded = jax.tree.map(lambda x: array(x.shape, x.dtype), latents)
   return Clips(
-    media(size.frames, picture, np.uint8),
-    media(size.samples, (channels,), np.float32),
-    known,
+    media('frames', made.video, size.frames, picture, np.uint8),
+    media('samples', made.audio, size.samples, (channels,), np.float32),
+    has.known and array((size.frames, *has.known), bool),
     *text,
     both,
-    both if any(any(tasks.TASKS[name].clean) for name in named) else None,
+    both if has.clean else None,
     keyframes,
     references if jax.tree.leaves(references) else None,
-    coded,
+    jax.tree.map(lambda x: array(x.shape, x.dtype), made),
     low,
   )
 
 
-def collate(
-  rows, size: Size, named, text, text_valid, channels: int, latents: Latents | None = None
-) -> Clips:
-  """Rows of a bucket with these tasks; what a row lacks is empty and marked so."""
+def collate(rows, size: Size, has: Fields, text, text_valid, channels: int) -> Clips:
+  """Rows in one Clips; what a row lacks is empty and marked so."""
   there = lambda of: lambda row: None if of(row) is None else np.ones(len(of(row)), bool)
-  has = lambda of: lambda row: of(row) is not None
+  given = lambda of: lambda row: of(row) is not None
   images, clip, sound = (lambda r: r.images), (lambda r: r.clip), (lambda r: r.sound)
   of = Clips(
     lambda r: r.frames,
@@ -80,14 +111,14 @@ def collate(
     lambda r: r.known,
     lambda r: None,
     lambda r: None,
-    AV(has(lambda r: r.frames), has(lambda r: r.samples)),
+    AV(given(lambda r: r.frames), given(lambda r: r.samples)),
     AV(lambda r: r.clean.video, lambda r: r.clean.audio),
     Keyframes(lambda r: r.keyframes, lambda r: r.at),
     References(images, there(images), clip, there(clip), sound, there(sound)),
     Latents(*(lambda r, name=name: getattr(r.latents, name) for name in Latents.__match_args__)),
     lambda r: r.low,
   )
-  like = shapes(len(rows), size, named, (None, None), channels, latents)
+  like = shapes(len(rows), size, has, (None, None), channels)
   whole = lambda x: x is None  # A leaf: what the bucket has not.
   made = jax.tree.map(lambda x, f: x and stack(rows, x, f), like, of, is_leaf=whole)
   return dataclasses.replace(made, text=text, text_valid=text_valid)

@@ -295,7 +295,7 @@ class Maker:
     """fp32 on the host, of each row what it has."""
     job, full = self.job, rows + [tasks.Row()] * (self.rows - len(rows))
     none = np.zeros((self.rows, 0), bool)
-    clips = collate.collate(full, job.size, (), none, none, job.channels)
+    clips = collate.collate(full, job.size, collate.Fields(), none, none, job.channels)
     made = jax.device_get(self._code(self.system, sharding.rows(clips)))
 
     def of(row: tasks.Row, i: int) -> Latents:

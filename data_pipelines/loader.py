@@ -25,6 +25,7 @@ from data_pipelines import tasks
 from sr4.core import captions
 from sr4.core import errors
 from sr4.core.batch import Clips
+from sr4.core.batch import Latents
 from sr4.core.batch import Low
 from sr4.core.batch import Size
 from sr4.core.prompt import Prompt
@@ -202,15 +203,16 @@ class Loader:
   def batch(self, step: int) -> tuple[int, int, Clips, tuple[str, ...]]:
     """(step, bucket, clips, why records were not used); nothing here outlives the call."""
     b, draws = self.schedule.draws(int(step), self.host, self.hosts)
-    bucket, reasons = self.schedule.buckets[b], []
+    bucket, reasons, latents = self.schedule.buckets[b], [], Latents()
     rows = [self.row(b, draw, reasons) for draw in draws]
-    named, latents = [name for name, _ in bucket.tasks], None
+    named = [name for name, _ in bucket.tasks]
     if fit := self.coded.get(bucket.name):
       text, latents = fit.text_of(rows), fit.latents
     else:
       prompts = [Prompt(row.caption, row.images, row.clip, bucket.size.fps) for row in rows]
       text = self.read(prompts, bucket.size)
-    clips = collate.collate(rows, bucket.size, named, *text, self.channels, latents)
+    has = collate.fields(named, bucket.size, latents)
+    clips = collate.collate(rows, bucket.size, has, *text, self.channels)
     return int(step), b, clips, tuple(reasons)
 
   def row(self, b: int, draw: int, reasons: list[str]) -> tasks.Row:

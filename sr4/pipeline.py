@@ -1,4 +1,4 @@
-"""Prompts in, clips out: the model, its codecs and its text encoder in one call."""
+"""Prompts and media in, clips out: the model, its codecs and its text encoder in one call."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -8,12 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines import collate
+from data_pipelines.tasks import Row
 from sr4.convert import weights
 from sr4.core import captions
 from sr4.core import config as config_lib
 from sr4.core import sharding
 from sr4.core import tree
 from sr4.core.av import AV
+from sr4.core.batch import Clips
+from sr4.core.batch import Condition
 from sr4.core.batch import Latents
 from sr4.core.batch import Size
 from sr4.core.prompt import Prompt
@@ -63,86 +67,104 @@ class Clip:
 
 
 class Pipeline:
-  """(prompts, seeds) -> clips, for one size and one way to sample."""
+  """(what is asked, seeds) -> clips, for one size and one way to sample."""
 
   def __init__(self, system: system_lib.System, model, size: Size, config: Config = Config()):
     self.system, self.model, self.size, self.config = system, model, size, config
 
-  def __call__(
-    self, prompts: Sequence[str], seeds: Sequence[int], low: Sequence[Clip] = ()
-  ) -> list[Clip]:
-    """One clip per prompt; a clip depends on its prompt and seed, not on its neighbours.
+  def __call__(self, asked: Sequence[Row | str], seeds: Sequence[int]) -> list[Clip]:
+    """A clip for each row, of its own prompt, media and seed, whatever its neighbours are.
 
-    In a pod all hosts call it together, and each gets the clips of its own prompts.
+    What is known of a clip comes back as it was given, and so does a modality that is clean.
+    In a pod all hosts call it together, each with rows of its own that give the same kinds of
+    media, and each gets the clips of these.
 
     Args:
-      low: where the model is a Refiner, the clips of a base model that it makes larger.  Their
-        sound goes with them.
+      asked: prompts, or rows as a task makes them.  A Refiner's have a low clip (`to_refine`), and
+        their sound goes with them.
     """
-    prompts, seeds = list(prompts), list(seeds)
-    if len(prompts) != len(seeds) or not prompts:
-      raise ValueError(f'{len(prompts)} prompts and {len(seeds)} seeds; give one seed per prompt')
-    if len(low) != (len(prompts) if self.size.low else 0):
-      raise ValueError(f'{len(low)} low clips for {len(prompts)} prompts; a Refiner takes one each')
-    extra = -len(prompts) % sharding.axis_size(*sharding.DP)
-    read = [Prompt(prompt) for prompt in prompts + [''] * extra]
-    for prompt in prompts:
-      captions.check_references(prompt, ())
-    text, valid = self.system.text.read(read, self.size)
-    seeds_array = np.array(seeds + [0] * extra, np.uint32)
-    given = stacked(low, extra) if low else Latents()
+    rows, seeds = [self._row(one) for one in asked], list(seeds)
+    if len(rows) != len(seeds) or not rows:
+      raise ValueError(f'{len(rows)} prompts and {len(seeds)} seeds; give one seed per prompt')
+    if len({row.clean for row in rows}) > 1:
+      raise ValueError('rows in which other modalities are clean; sample these apart')
+    extra = -len(rows) % sharding.axis_size(*sharding.DP)
+    clips = self._clips(rows + rows[:1] * extra)
+    seeds = np.array(seeds + [0] * extra, np.uint32)
     latents = generate(
       self.system,
       self.size,
       self.config,
+      rows[0].clean,
       self.model,
-      *sharding.rows((text, valid, seeds_array, given)),
+      *sharding.rows((clips, seeds)),
     )
     media = own_rows(decode(self.system, self.size, latents))
     latents = own_rows(named(self.size, latents))
     return [
-      Clip(
-        prompt,
-        **{name: None if x is None else x[i] for name, x in media.items()}
-        | (dict(samples=low[i].samples) if low else {}),
-        latents={name: x[i] for name, x in latents.items()},
+      self._clip(
+        row,
+        {name: None if x is None else x[i] for name, x in media.items()},
+        {name: x[i] for name, x in latents.items()},
       )
-      for i, prompt in enumerate(prompts)
+      for i, row in enumerate(rows)
     ]
 
+  def _row(self, asked: Row | str) -> Row:
+    """What is asked, with the places of keyframes."""
+    if isinstance(asked, str):
+      captions.check_references(asked, ())
+      asked = Row(caption=asked)
+    if self.size.low and asked.low is None and asked.latents.low is None:
+      raise ValueError('a row without a low clip; a Refiner takes one each')
+    at = keyframes_at(self.system, self.size)
+    return dataclasses.replace(asked, at=at) if at and asked.at is None else asked
 
-def stacked(clips: Sequence[Clip], extra: int) -> Latents:
-  """What a Refiner starts from, of clips and of as many more, which nobody asked for."""
-  rows = lambda name: np.stack([clip.latents[name] for clip in (*clips, *clips[:1] * extra)])
-  has = 'keyframes' in clips[0].latents
-  return Latents(low=rows('video'), keyframes=rows('keyframes') if has else None)
+  def _clips(self, rows: list[Row]) -> Clips:
+    prompts = [Prompt(row.caption, row.images, row.clip, self.size.fps) for row in rows]
+    text = self.system.text.read(prompts, self.size)
+    channels = self.system.codecs.audio.audio_channels
+    clips = collate.collate(rows, self.size, collate.fields_of(rows), *text, channels)
+    there = np.ones(len(rows), bool)  # What is not given is made.
+    return dataclasses.replace(clips, present=AV(there, there), clean=None)
+
+  def _clip(self, row: Row, media: dict, latents: dict) -> Clip:
+    """What was made, and over it what was given."""
+    if row.clean.video:
+      media['frames'] = row.frames
+    elif row.known is not None:
+      media['frames'] = np.where(row.known[..., None], row.frames, media['frames'])
+    if row.clean.audio or (self.size.low and row.samples is not None):
+      media['samples'] = row.samples
+    return Clip(row.caption, **media, latents=latents)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def generate(
-  system, size: Size, c: Config, model, text, text_valid, seeds, given: Latents = Latents()
-) -> AV:
+def keyframes_at(system, size: Size) -> tuple[int, ...]:
+  """Which frames are keyframes when nobody chooses: of the clip, of a Refiner's low clip."""
+  if size.low:
+    size = dataclasses.replace(size, frames=size.low.frames, keyframes=size.low.keyframes)
+  return segments.keyframes_at(size, system.codecs.video.time_factor)
+
+
+def to_refine(clip: Clip, given: Row = Row()) -> Row:
+  """What a Refiner starts from: a base model's clip, and what else is given of the large one."""
+  made = Latents(low=clip.latents['video'], keyframes=clip.latents.get('keyframes'))
+  return dataclasses.replace(
+    given, caption=given.caption or clip.prompt, samples=clip.samples, latents=made
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def generate(system, size: Size, c: Config, clean: AV, model, clips: Clips, seeds) -> AV:
   """Latents, AV of tuples of [b t h w c] and [b l c], one for each generated segment.
 
   Args:
-    given: `low` and `keyframes` of a Refiner.
+    clean: AV of bool: this modality is given, and stays as it is.
+    clips: with what the text encoder makes embeddings of.
   """
-  rows = text_valid.shape[0]
-  present = AV(*(sharding.over_rows(True, rows) for _ in range(2)))
-  keyed = size
-  if size.low:  # The base model's, whose keyframes they are.
-    keyed = dataclasses.replace(size, frames=size.low.frames, keyframes=size.low.keyframes)
-  at = segments.keyframes_at(keyed, system.codecs.video.time_factor)
-  cond = conditioning.condition(
-    system.codecs,
-    size,
-    model.config.patch,
-    encoder.embedded(system.text, text),
-    text_valid,
-    present,
-    at=sharding.over_rows(jnp.array(at, jnp.int32), rows) if at else None,
-    latents=given,
-  )
+  clips = system.embedded(clips)
+  latents = conditioning.coded(system.codecs, size, clips)
+  cond = conditioning.condition(system.codecs, size, model.config.patch, clips, latents)
   scales = guidance.Scales(
     text=AV(c.video_guidance_scale, c.audio_guidance_scale),
     modality=AV(c.modality_scale, c.modality_scale),
@@ -153,13 +175,24 @@ def generate(
     like = AV(*(tuple(map(jnp.zeros, of)) or None for of in shapes))
     return path.noise_like(jax.random.key(seed), like)
 
-  noise = jax.vmap(draw)(seeds)
+  x = jax.vmap(draw)(seeds)
   times = solver.times(c.num_inference_steps, AV(c.shift, c.audio_shift))
   if size.low and c.strength < 1:  # From where noise of this strength has the enlarged clip in it.
     start = AV(*(jnp.float32(1 - c.strength) for _ in range(2)))
     times = AV(*(1 - c.strength * (1 - t) for t in times))
-    noise = path.interpolate(start, AV((cond.segments.video[-1].known,), None), noise)
-  return solver.SOLVERS[c.solver](guidance.guided(model, cond, scales), noise, times)
+    x = path.interpolate(start, AV((cond.segments.video[-1].known,), None), x)
+  # What is clean is data from the first step to the last.
+  times = AV(*(jnp.ones_like(t) if whole else t for t, whole in zip(times, clean)))
+  given = AV((latents.video,), (latents.audio,))
+  x = AV(*(data if whole else noise for data, noise, whole in zip(given, x, clean)))
+  x = solver.SOLVERS[c.solver](guidance.guided(model, cond, scales), x, times)
+  return x if clean.video else x._replace(video=kept(cond, x.video))
+
+
+def kept(cond: Condition, video):
+  """The latents that were made, but those that were wholly known."""
+  told = [segment for segment in cond.segments.video or () if segment.generated]
+  return video and tuple(jnp.where(of.mask == 1, of.known, z) for of, z in zip(told, video))
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -247,6 +280,14 @@ def refined_size(system: system_lib.System, trained: dict, base: system_lib.Syst
       f'keyframes of {sides[0]} x {sides[1]}, and the Refiner makes clips of {height} x {width}'
     )
   low = dict(frames=size.frames, height=size.height, width=size.width, keyframes=size.keyframes)
+  longer = lambda frames: frames and 1 + stride * (frames - 1)
   return system.size(
-    1 + stride * (size.frames - 1), height, width, stride * size.fps, sound=False, low=low
+    longer(size.frames),
+    height,
+    width,
+    stride * size.fps,
+    sound=False,
+    low=low,
+    reference_images=size.reference_images,
+    reference_frames=longer(size.reference_frames),
   )

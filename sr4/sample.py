@@ -1,12 +1,16 @@
-"""Makes clips with sound from prompts.
+"""Makes clips with sound from prompts, pictures, clips, masks and sounds.
 
   sr4 sample --checkpoint out/demo/checkpoints --prompt 'a red circle bounces' --out out/clips
+  sr4 sample ... --prompt 'it turns around' --first_frame_image photo.jpg
+  sr4 sample ... --prompt 'a red hat' --video clip.mp4 --mask_video mask.mp4
+  sr4 sample ... --requests requests.jsonl
 
+A line of the last is a request in JSON, with the fields of sr4/request.py, references among them.
 Writes clip-000.mp4 (H.264 and AAC), or a .png or .wav where the model makes pictures or sounds
 alone, its keyframes as clip-000-keyframe-00.png and so on, and clip-000.safetensors (the latents),
-for each prompt.  The same seed gives the same bytes.
+for each request.  The same seed gives the same bytes.
 With --refine DIR, the checkpoints of a Refiner, it makes them larger and smoother, keyframes and
-sound and all.
+sound and all; what is given of a clip is given to the Refiner too, as large as it makes it.
 """
 
 import sys
@@ -22,6 +26,7 @@ SAMPLING = (
 )
 KEY = 'SR4_CHAT_KEY'
 SIZE = ('frames', 'height', 'width', 'fps')
+MEDIA = ('first_frame_image', 'end_frame_image', 'video', 'audio', 'mask_video', 'mask_image')
 
 
 def arguments(parser):
@@ -29,6 +34,10 @@ def arguments(parser):
   parser.add_argument('--out', required=True, metavar='DIR')
   parser.add_argument('--prompt', action='append', default=[], help='may be given again and again')
   parser.add_argument('--prompts', metavar='FILE', help='a text file, one prompt a line')
+  parser.add_argument('--requests', metavar='FILE', help='one request in JSON a line')
+  for name in MEDIA:
+    parser.add_argument(f'--{name}', metavar='FILE', help='given with each prompt')
+  parser.add_argument('--batch', type=int, default=8, help='clips at a time')
   parser.add_argument(
     '--prompt_optimizer',
     default='off',
@@ -64,47 +73,116 @@ def main(args):
   from sr4.core import files
   from sr4.core import sharding
 
+  if args.batch < 1:
+    raise errors.UserError(f'--batch={args.batch} must be at least 1')
+  asked, optimize = requests(args), optimizer(args.prompt_optimizer)
+  os.makedirs(args.out, exist_ok=True)
+  with sharding.default_mesh():
+    system, model, trained = pipeline.load(args.checkpoint, args.step, ema=not args.raw)
+    fields = dict(trained['sample']) | given(args, SAMPLING)
+    sampling = config.build(pipeline.Config, fields, 'sample')
+    refiner = args.refine and Refiner(args, system)
+    for some, size in batches(asked, system, trained, args.batch):
+      rows = [optimized(one.row(system, size), size, system, optimize) for _, one in some]
+      seeds = [args.seed + i if one.seed is None else one.seed for i, one in some]
+      extra = args.batch - len(some) if len(asked) > args.batch else 0  # One program for all.
+      rows, seeds = rows + rows[:1] * extra, seeds + seeds[:1] * extra
+      clips, fps = pipeline.Pipeline(system, model, size, sampling)(rows, seeds), size.fps
+      if refiner:
+        clips, fps = refiner([one for _, one in some], clips[: len(some)], seeds, size)
+      for (i, _), clip in zip(some, clips):
+        path = os.path.join(args.out, f'clip-{i:03d}')
+        written = write(path, clip, fps, system.codecs.audio.sample_rate)
+        files.save(f'{path}.safetensors', safetensors.save(clip.latents))
+        print(f'{written}  {clip.prompt}', flush=True)
+
+
+def requests(args) -> list:
+  """The Requests of --requests, then of each prompt with the media that are given beside it."""
+  import json
+
+  from sr4 import request
+  from sr4.core import config
+  from sr4.core import errors
+
+  found = []
+  if args.requests:
+    with open(args.requests, encoding='utf-8') as f:
+      for i, line in enumerate(f, 1):
+        where = f'{args.requests}, line {i}'
+        if not line.strip():
+          continue
+        try:
+          found.append(config.build(request.Request, json.loads(line), where))
+        except json.JSONDecodeError as error:
+          raise errors.UserError(f'{where} is no JSON: {error}') from error
+        except request.RequestError as error:
+          raise request.RequestError(f'{where}: {error}') from error
   prompts = list(args.prompt)
   if args.prompts:
     with open(args.prompts) as f:
       prompts += [line.strip() for line in f if line.strip()]
-  if not prompts:
-    raise errors.UserError("no prompt: give --prompt 'a red circle bounces' or --prompts FILE")
-  optimize = optimizer(args.prompt_optimizer)
-  os.makedirs(args.out, exist_ok=True)
-  with sharding.default_mesh():
-    system, model, trained = pipeline.load(args.checkpoint, args.step, ema=not args.raw)
-    size = pipeline.size_of(system, trained, **given(args, SIZE))
-    fields = dict(trained['sample']) | given(args, SAMPLING)
-    sampler = pipeline.Pipeline(
-      system, model, size, config.build(pipeline.Config, fields, 'sample')
+  beside = given(args, SIZE + MEDIA)
+  found += [request.Request(prompt, **beside) for prompt in prompts]
+  if not found:
+    raise errors.UserError(
+      "no prompt: give --prompt 'a red circle bounces', --prompts FILE or --requests FILE"
     )
-    told = dict(seconds=size.samples / system.codecs.audio.sample_rate, sound=size.samples > 0)
-    prompts = [optimize(prompt, references=(), **told) for prompt in prompts]
-    seeds = range(args.seed, args.seed + len(prompts))
-    clips = sampler(prompts, seeds)
-    if args.refine:
-      refiner = load_refiner(args, system, size)
-      clips, size = refiner(prompts, seeds, clips), refiner.size
-  rate = system.codecs.audio.sample_rate
-  for i, clip in enumerate(clips):
-    path = os.path.join(args.out, f'clip-{i:03d}')
-    written = write(path, clip, size.fps, rate)
-    files.save(f'{path}.safetensors', safetensors.save(clip.latents))
-    print(f'{written}  {clip.prompt}')
+  return found
 
 
-def load_refiner(args, base, size):
-  """The Pipeline of --refine for the base system's clips of this size."""
-  from sr4 import pipeline
-  from sr4.core import config
+def batches(asked, system, trained, most: int):
+  """([(number, Request)], Size) of requests that one program can make together."""
+  alike = {}
+  for i, one in enumerate(asked):
+    size = one.size(system, trained)
+    alike.setdefault((size, one.kinds()), []).append((i, one))
+  for (size, _), some in alike.items():
+    for at in range(0, len(some), most):
+      yield some[at : at + most], size
 
-  system, model, trained = pipeline.load(args.refine, ema=not args.raw)
-  told = given(args, ('strength', 'refine_steps'))
-  fields = {{'refine_steps': 'num_inference_steps'}.get(k, k): v for k, v in told.items()}
-  asked = config.build(pipeline.Config, dict(trained['sample']) | fields, 'sample')
-  large = pipeline.refined_size(system, trained, base, size)
-  return pipeline.Pipeline(system, model, large, asked)
+
+def optimized(row, size, system, optimize):
+  """The row with its prompt as the optimizer writes it."""
+  import dataclasses
+
+  from sr4.core import captions
+
+  seconds = size.samples / system.codecs.audio.sample_rate
+  kinds = [kind for kind, _ in captions.references(row.caption)]
+  told = dict(references=kinds, seconds=seconds, sound=size.samples > 0)
+  return dataclasses.replace(row, caption=optimize(row.caption, **told))
+
+
+class Refiner:
+  """Clips of the base system, made larger by the checkpoint of --refine."""
+
+  def __init__(self, args, base):
+    from sr4 import pipeline
+    from sr4.core import config
+
+    self.base = base
+    self.system, self.model, self.trained = pipeline.load(args.refine, ema=not args.raw)
+    told = given(args, ('strength', 'refine_steps'))
+    fields = {{'refine_steps': 'num_inference_steps'}.get(k, k): v for k, v in told.items()}
+    self.sampling = config.build(pipeline.Config, dict(self.trained['sample']) | fields, 'sample')
+
+  def __call__(self, asked, clips, seeds, size) -> tuple[list, float]:
+    """(clips, frames a second) of Requests, of their clips, and of as many seeds or more."""
+    import dataclasses
+
+    from sr4 import pipeline
+
+    large = pipeline.refined_size(self.system, self.trained, self.base, size)
+    rows = [
+      pipeline.to_refine(
+        clip, dataclasses.replace(one.row(self.system, large), caption=clip.prompt)
+      )
+      for one, clip in zip(asked, clips)
+    ]
+    rows += rows[:1] * (len(seeds) - len(rows))
+    sampler = pipeline.Pipeline(self.system, self.model, large, self.sampling)
+    return sampler(rows, seeds), large.fps
 
 
 def write(path: str, clip, fps: float, rate: int) -> str:

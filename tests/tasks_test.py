@@ -62,7 +62,7 @@ def _rows(name, change=lambda record: record):
 
 def _batch(name, rows):
   text = np.ones((len(rows), 2, 4), np.float32), np.ones((len(rows), 2), bool)
-  clips = collate.collate(rows, _size(name), [name], *text, 1)
+  clips = collate.collate(rows, _size(name), collate.fields([name], _size(name)), *text, 1)
   encode = lambda clips: conditioning.encode(CODECS, _size(name), (1, 2, 2), clips)
   return jax.tree.map(np.asarray, jax.jit(encode)(jax.tree.map(jnp.asarray, clips)))
 

@@ -92,7 +92,7 @@ class Latents:
 class Clips:
   """Rows of media of one static shape.  A modality that no row has is None.
 
-  Where `latents` were made ahead, there are no pixels and no sound: masks and what is valid alone.
+  Where `latents` were made ahead, their media are None: masks and what is valid alone are there.
   """
 
   frames: Array | None  # uint8 [b T H W 3]
@@ -104,7 +104,7 @@ class Clips:
   clean: AV | None = None  # bool [b] each: given whole (audio to video, video to audio)
   keyframes: Keyframes | None = None
   references: References | None = None
-  latents: Latents | None = None  # made ahead, in any float
+  latents: Latents = Latents()  # made ahead, in any float
   low: Array | None = None  # uint8 [b T h w 3], where the Size has it
 
 

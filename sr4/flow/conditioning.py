@@ -32,26 +32,10 @@ class DropConfig:
 
 def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
   """Clips of this size as a training batch; rows that lack a modality weigh nothing in its loss."""
-  latents, key, at = coded(codecs, size, clips), None, None
-  if clips.keyframes is not None:
-    key, at = clips.keyframes.frames, clips.keyframes.at
-  cond = condition(
-    codecs,
-    size,
-    patch,
-    clips.text,
-    clips.text_valid,
-    clips.present,
-    frames=clips.frames,
-    known=clips.known,
-    keyframes=key,
-    at=at,
-    references=clips.references,
-    latents=latents,
-  )
+  latents = coded(codecs, size, clips)
   video = (latents.video,) if size.frames else ()
   if size.keyframes:
-    video += (segments.encoded(codecs.video, key, each=True),)
+    video += (segments.encoded(codecs.video, clips.keyframes.frames, each=True),)
   audio = (latents.audio,) if size.samples else ()
   learnt = clips.present
   if clips.clean is not None:
@@ -59,33 +43,34 @@ def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
   return Batch(
     latents=AV(video or None, audio or None),
     weights=AV(weigh(video, learnt.video), weigh(audio, learnt.audio)),
-    cond=cond,
+    cond=condition(codecs, size, patch, clips, latents),
     clean=clips.clean,
   )
 
 
 def coded(codecs: AV, size: Size, clips: Clips) -> Latents:
-  """Latents of all media but keyframes, fp32: those that were made ahead, or made now."""
-  if clips.latents is not None:
-    return jax.tree.map(lambda x: x.astype(jnp.float32), clips.latents)
-  references, made = clips.references, {}
-  if size.frames:
-    made['video'] = segments.encoded(codecs.video, clips.frames)
-  if size.low:
-    made['low'] = segments.encoded(codecs.video, clips.low)
-    if size.low.keyframes:
-      places = jnp.maximum(clips.keyframes.at, 0) * refining.stride(size)
-      frames = on_rows(lambda x, at: jax.vmap(lambda x, at: x[at])(x, at))(clips.frames, places)
-      made['keyframes'] = segments.encoded(codecs.video, frames, each=True)
-  if size.samples:
-    made['audio'] = segments.encoded(codecs.audio, clips.samples)
-  if size.reference_images:
-    made['images'] = segments.encoded(codecs.video, references.images, each=True)
-  if size.reference_frames:
-    made['clip'] = segments.encoded(codecs.video, references.frames)
-  if size.reference_samples:
-    made['sound'] = segments.encoded(codecs.audio, references.samples)
-  return Latents(**made)
+  """Latents of all media but a base model's keyframes, fp32: made ahead, or made now; None: there
+  are no such media."""
+
+  def of(name, codec, media, each=False):
+    if (made := getattr(clips.latents, name)) is not None:
+      return made.astype(jnp.float32)
+    return None if media is None else segments.encoded(codec, media, each)
+
+  keyframes = None
+  if size.low and size.low.keyframes and clips.frames is not None:
+    places = jnp.maximum(clips.keyframes.at, 0) * refining.stride(size)
+    keyframes = on_rows(lambda x, at: jax.vmap(lambda x, at: x[at])(x, at))(clips.frames, places)
+  references = clips.references or References(*[None] * len(References.__match_args__))
+  return Latents(
+    video=of('video', codecs.video, clips.frames),
+    audio=of('audio', codecs.audio, clips.samples),
+    images=of('images', codecs.video, references.images, each=True),
+    clip=of('clip', codecs.video, references.frames),
+    sound=of('sound', codecs.audio, references.samples),
+    low=of('low', codecs.video, clips.low),
+    keyframes=of('keyframes', codecs.video, keyframes, each=True),
+  )
 
 
 def weigh(latents: tuple, learnt: jax.Array):
@@ -96,49 +81,36 @@ def weigh(latents: tuple, learnt: jax.Array):
   return tuple(map(one, latents)) or None
 
 
-def condition(
-  codecs: AV,
-  size: Size,
-  patch,
-  text,
-  text_valid,
-  present: AV,
-  *,
-  frames=None,
-  known=None,
-  keyframes=None,
-  at=None,
-  references: References | None = None,
-  latents: Latents = Latents(),
-) -> Condition:
+def condition(codecs: AV, size: Size, patch, clips: Clips, latents: Latents) -> Condition:
   """What the model is told of clips of this size.
 
   Args:
     codecs: AV of VideoCodec, AudioCodec.
     patch: (pt, ph, pw) of the video branch.
-    text, text_valid: [b m e], [b m] of the text encoder.
-    present: AV of bool [b].
-    frames, known: [b T H W 3], uint8 or float in [-1, 1], and bool [b T H W] or [b T 1 1]: what is
-      given.  Without frames: `latents.video`, of which whole frames from the first on are known.
-    keyframes, at: as frames, [b k H*scale W*scale 3], and int [b k], where the Size has keyframes;
-      a Refiner's are in `latents`, as is the low clip.
-    references, latents: where the Size has slots for them: which there are, and what they are.
+    clips: with embeddings of their prompts.  Of media only those are needed of which something is
+      known; where these are latents, whole frames from the first on.
+    latents: of references, of a Refiner's low clip and keyframes, and, where something is known and
+      there are no frames, of the clip.
   """
-  rows = text.shape[0]
-  before = segments.references(codecs, size, patch, references, latents)
+  rows = clips.text.shape[0]
+  at = frames = None
+  if clips.keyframes is not None:
+    at, frames = clips.keyframes.at, clips.keyframes.frames
+  before = segments.references(codecs, size, patch, clips.references, latents)
   video = audio = None
   if size.low:
-    video = (*before.video, refining.video(codecs.video, size, patch, latents, at, known))
+    video = (*before.video, refining.video(codecs.video, size, patch, latents, at, clips.known))
   elif size.frames:
-    shown = frames if frames is not None else latents.video
-    video = (*before.video, segments.video(codecs.video, size, patch, rows, shown, known))
+    shown = latents.video if clips.frames is None else clips.frames
+    clip = segments.video(codecs.video, size, patch, rows, shown, clips.known)
+    video = (*before.video, clip)
   if size.keyframes:
-    video += (segments.keyframes(codecs.video, size, patch, at, keyframes, known),)
+    video += (segments.keyframes(codecs.video, size, patch, at, frames, clips.known),)
   if size.samples:
     length = codecs.audio.latent_length(size.samples)
     positions = over_rows(segments.audio_positions(length, codecs.audio.rate), rows)
     audio = (*before.audio, Segment(None, None, positions, segments.everywhere(positions)))
-  return Condition(AV(video, audio), text, text_valid, present)
+  return Condition(AV(video, audio), clips.text, clips.text_valid, clips.present)
 
 
 def without_text(cond: Condition, rows=True) -> Condition:

@@ -80,12 +80,13 @@ def shapes(config, system: system_lib.System) -> dict:
   for name, b in sorted(data.buckets.items()):
     size = system.size(**b.size())
     named = b.tasks or (tasks.natural(size),)
-    text, made = system.text.shapes(b.rows, size), None
+    text, made = system.text.shapes(b.rows, size), Latents()
     if b.coded:
       made = latents(system, size)
       embeddings = (*text[1].shape, system.text.width)
       text = jax.ShapeDtypeStruct(embeddings, jnp.bfloat16), text[1]
-    found[name] = size, collate.shapes(b.rows, size, named, text, channels, made)
+    has = collate.fields(named, size, made)
+    found[name] = size, collate.shapes(b.rows, size, has, text, channels)
   return found
 
 

@@ -8,7 +8,7 @@ from data_pipelines import tasks
 from sr4.core.batch import Size
 
 SIZE = Size(5, 8, 8, 8.0, 100, 2, 2, reference_images=2, reference_frames=5, reference_samples=50)
-NAMES = ('t2av', 'edit', 'a2v', 'image_ref')
+HAS = collate.fields(('t2av', 'edit', 'a2v', 'image_ref'), SIZE)
 
 
 def _row():
@@ -27,13 +27,13 @@ def _row():
 
 def _collate(rows):
   text = np.ones((len(rows), 3, 4), np.float32), np.ones((len(rows), 3), bool)
-  return collate.collate(rows, SIZE, NAMES, *text, 1)
+  return collate.collate(rows, SIZE, HAS, *text, 1)
 
 
 def test_shapes_are_those_of_the_arrays():
   made = _collate([_row(), tasks.Row()])
   like = jax.ShapeDtypeStruct((2, 3, 4), np.float32), jax.ShapeDtypeStruct((2, 3), bool)
-  told = collate.shapes(2, SIZE, NAMES, like, 1)
+  told = collate.shapes(2, SIZE, HAS, like, 1)
   same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), made, told)
   assert all(jax.tree.leaves(same)) and len(jax.tree.leaves(same)) == 17
 

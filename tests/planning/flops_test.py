@@ -8,6 +8,7 @@ import pytest
 
 from sr4.core import sharding
 from sr4.core.av import AV
+from sr4.core.batch import Clips
 from sr4.flow import conditioning
 from sr4.flow import segments
 from sr4.models import mmdit
@@ -44,7 +45,8 @@ def test_forward(clip):
       AV(np.zeros(1, np.float32), np.zeros(1, np.float32)),
     )
   )
-  cond = conditioning.condition(system.codecs, size, (1, 2, 2), text, valid, present)
+  clips = Clips(None, None, None, text, valid, present)
+  cond = conditioning.condition(system.codecs, size, (1, 2, 2), clips, clips.latents)
   shapes = segments.latent_shapes(system.codecs, size)
   x = AV(*(tuple(np.zeros((1, *s), np.float32) for s in of) or None for of in shapes))
   run = jax.jit(lambda model, *args: model(*args))

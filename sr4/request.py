@@ -1,0 +1,386 @@
+"""What is asked of a pipeline: the fields of the product's requests, and the Size and Row of each.
+
+  request = config.build(request.Request, fields, 'request')
+  size = request.size(system, trained)      what is made
+  row = request.row(system, size)           what is given of it, of this size or a Refiner's
+
+Media are files.  A request is one of:
+
+  text to video    none, or `audio` (a picture of this sound), or `video` (a sound for this picture)
+  image to video   `first_frame_image`, `end_frame_image`, `mid_frame_images`
+  edit             `video`, and `mask_video` or `mask_image`: white is what changes
+  omni             `ref_images`, `ref_videos`, `ref_audios`, each named in the prompt by its tag
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+
+import numpy as np
+
+from data_pipelines import media
+from data_pipelines import stills
+from data_pipelines.tasks import Row
+from sr4 import pipeline
+from sr4.core import captions
+from sr4.core import errors
+from sr4.core.av import AV
+from sr4.core.batch import Size
+from sr4.flow import segments
+
+RESOLUTIONS = {'480p': (480, 832), '720p': (720, 1280), '1080p': (1088, 1920)}  # of 16:9
+ASPECTS = ('16:9', '4:3', '1:1', '9:16', '3:4')
+SECONDS = 15  # of a clip, and of a reference sound, at most
+CLIP_SECONDS = 10  # of a reference clip
+IMAGES, ENTRIES, MOMENTS = 5, 3, 6  # of one tag, of a request, timed frames
+WHITE = 128  # of 255: from here on a mask is white
+
+
+class RequestError(errors.UserError):
+  """A request that breaks a rule; begins with the field's name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MidFrame:
+  image_url: str
+  time_stamp: float = -1.0  # seconds; -1: between its neighbours
+  tag: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class RefImages:
+  tag: str
+  image_urls: tuple[str, ...]
+  type: str = 'image'  # or grid: one picture of up to nine panels
+  audio_url: str = ''  # the voice of what is shown
+
+
+@dataclasses.dataclass(frozen=True)
+class RefVideo:
+  tag: str
+  video_url: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RefAudio:
+  tag: str
+  audio_url: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  prompt: str
+  seed: int | None = None
+  # The clip.  What is not given is as trained, or as the first picture or clip that is given.
+  duration: int | None = None  # seconds, 3 to 15
+  resolution: str = ''
+  aspect_ratio: str = ''
+  frames: int | None = None  # 1: a picture; 0: `seconds` of sound alone
+  height: int | None = None
+  width: int | None = None
+  fps: float | None = None
+  seconds: float | None = None
+  sound: bool | None = None
+  # What is known of it.
+  first_frame_image: str = ''
+  end_frame_image: str = ''
+  mid_frame_images: tuple[MidFrame, ...] = ()
+  video: str = ''
+  audio: str = ''
+  mask_video: str = ''
+  mask_image: str = ''
+  # What it refers to.
+  ref_images: tuple[RefImages, ...] = ()
+  ref_videos: tuple[RefVideo, ...] = ()
+  ref_audios: tuple[RefAudio, ...] = ()
+
+  def __post_init__(self):
+    for field, problem in self._problems():
+      raise RequestError(f'{field}: {problem}')
+
+  def _problems(self):
+    """(field, the rule and the fix) of each rule that is broken."""
+    images = self._images()
+    omni = next((n for n in ('ref_images', 'ref_videos', 'ref_audios') if getattr(self, n)), '')
+    if not self.prompt.strip():
+      yield 'prompt', 'it is empty; say what is to be seen and heard'
+    if self.duration is not None and not 3 <= self.duration <= SECONDS:
+      yield 'duration', f'{self.duration} is not in 3 to {SECONDS} seconds'
+    if self.resolution and self.resolution not in RESOLUTIONS:
+      yield 'resolution', f'{self.resolution!r} is not among {", ".join(RESOLUTIONS)}'
+    if self.aspect_ratio and self.aspect_ratio not in ASPECTS:
+      yield 'aspect_ratio', f'{self.aspect_ratio!r} is not among {", ".join(ASPECTS)}'
+    if (self.height or self.width) and (self.resolution or self.aspect_ratio):
+      yield 'height', 'height and width, or resolution and aspect_ratio: give one of these pairs'
+    if self.duration is not None and self.frames is not None:
+      yield 'frames', 'it says the same as duration; give one of them'
+    if self.aspect_ratio and images:
+      yield 'aspect_ratio', 'it follows the image; leave it out'
+    if omni and images:
+      yield omni, 'references do not go with first, end and mid frames; leave either out'
+    if omni and self.video:
+      yield omni, 'references do not go with a video that is edited; leave either out'
+    if images and self.video:
+      yield 'video', 'an edit does not go with first, end and mid frames; leave either out'
+    yield from self._problems_of_masks()
+    yield from self._problems_of_frames()
+    yield from self._problems_of_references()
+
+  def _images(self) -> bool:
+    return bool(self.first_frame_image or self.end_frame_image or self.mid_frame_images)
+
+  def _problems_of_masks(self):
+    masks = [name for name in ('mask_video', 'mask_image') if getattr(self, name)]
+    if len(masks) > 1:
+      yield 'mask_image', 'mask_video says it for each frame; give one of them'
+    if masks and not self.video:
+      yield masks[0], 'it says what of `video` changes; give that, too'
+    if self.video and not masks and self.audio:
+      yield 'audio', 'with `video` and no mask nothing is left to make; give one, or a mask'
+
+  def _problems_of_frames(self):
+    if len(self.mid_frame_images) > MOMENTS:
+      yield 'mid_frame_images', f'{len(self.mid_frame_images)} of them; {MOMENTS} at most'
+    for i, frame in enumerate(self.mid_frame_images):
+      where = f'mid_frame_images[{i}]'
+      if frame.time_stamp != -1 and not 0 < frame.time_stamp < (self.duration or math.inf):
+        yield f'{where}.time_stamp', f'{frame.time_stamp:g} is not within the clip, nor -1'
+      if frame.tag:
+        yield from self._problems_of_tag(f'{where}.tag', frame.tag)
+
+  def _problems_of_references(self):
+    kinds, tags = {entry.type for entry in self.ref_images}, set()
+    if kinds - {'image', 'grid'}:
+      yield 'ref_images', f'type {sorted(kinds - {"image", "grid"})[0]!r} is neither image nor grid'
+    if len(kinds) > 1:
+      yield 'ref_images', 'all are of one type, image or grid'
+    if len(self.ref_images) > (1 if kinds == {'grid'} else ENTRIES):
+      yield 'ref_images', f'{len(self.ref_images)} entries; {ENTRIES} at most, and 1 of a grid'
+    for i, entry in enumerate(self.ref_images):
+      most = 1 if entry.type == 'grid' else IMAGES
+      if not 1 <= len(entry.image_urls) <= most:
+        yield f'ref_images[{i}].image_urls', f'{len(entry.image_urls)} of them; 1 to {most}'
+    if len(self.ref_videos) > 1:
+      yield 'ref_videos', f'{len(self.ref_videos)} of them; 1 at most'
+    if len(self._voices()) > 1:
+      yield 'ref_audios', 'one reference sound, the voice of a picture or a tag of its own; no more'
+    for name in ('ref_images', 'ref_videos', 'ref_audios'):
+      for i, entry in enumerate(getattr(self, name)):
+        yield from self._problems_of_tag(f'{name}[{i}].tag', entry.tag)
+        if entry.tag in tags:
+          yield f'{name}[{i}].tag', f'{entry.tag!r} is there twice; each has its own'
+        tags.add(entry.tag)
+
+  def _problems_of_tag(self, where: str, tag: str):
+    if not tag.startswith('@') or len(tag) < 2:
+      yield where, f'{tag!r} does not start with @ and a name'
+    elif tag not in self.prompt:
+      yield where, f'the prompt does not name {tag!r}; name it there'
+
+  def _voices(self) -> list[str]:
+    voices = [entry.audio_url for entry in self.ref_images if entry.audio_url]
+    return voices + [entry.audio_url for entry in self.ref_audios]
+
+  def kinds(self) -> tuple:
+    """What it gives: requests that give the same kinds can be made by one program."""
+    masked = bool(self.mask_video or self.mask_image)
+    return bool(self.video), masked, bool(self.audio), self._images()
+
+  def size(self, system, trained: Mapping) -> Size:
+    """What is made: as trained, but for what is asked."""
+    usual, changes = pipeline.size_of(system, trained), {}
+    for name in ('frames', 'fps', 'sound', 'seconds'):
+      if getattr(self, name) is not None:
+        changes[name] = getattr(self, name)
+    fps, step = changes.get('fps', usual.fps), system.codecs.video.time_factor
+    whole = lambda seconds: 1 + step * max(0, int(seconds * fps + 1e-3) // step)
+    source = self.video or next((entry.video_url for entry in self.ref_videos), '')
+    if self.duration is not None:
+      changes['frames'] = whole(self.duration)
+    elif source and self.frames is None and usual.frames:
+      lasts = media.probe(source).duration
+      changes['frames'] = whole(min(lasts - 1 / fps if self.video else lasts, SECONDS))
+    if changes.get('frames', usual.frames):
+      changes |= self._sides(system, usual)
+    if images := self._pictures():
+      changes['reference_images'] = len(images)
+    if self.ref_videos:
+      lasts = min(media.probe(source).duration, CLIP_SECONDS)
+      changes['reference_frames'] = whole(lasts - 1 / fps)
+    if voices := self._voices():
+      changes['reference_seconds'] = min(media.probe(voices[0]).duration, SECONDS)
+    return pipeline.size_of(system, trained, **changes)
+
+  def _sides(self, system, usual: Size) -> dict:
+    """Height and width where they are not the usual ones."""
+    if self.height or self.width:
+      return dict(height=self.height or usual.height, width=self.width or usual.width)
+    shown = (
+      *(self.first_frame_image, self.end_frame_image, self.video),
+      *(entry.image_url for entry in self.mid_frame_images),
+      *(entry.video_url for entry in self.ref_videos),
+    )
+    shown, ratio = next(filter(None, shown), ''), usual.height / usual.width
+    area = math.prod(RESOLUTIONS.get(self.resolution, (usual.height, usual.width)))
+    if self.aspect_ratio:
+      across, down = map(int, self.aspect_ratio.split(':'))
+      ratio = down / across
+    elif shown:
+      height, width = media.displayed(shown)
+      ratio = height / width
+    elif self.resolution:
+      ratio = 9 / 16
+    else:
+      return {}
+    if self.resolution and abs(ratio - 9 / 16) < 0.01:
+      return dict(zip(('height', 'width'), RESOLUTIONS[self.resolution]))
+    factor = system.codecs.video.space_factor
+    unit = lambda side, patch: max(1, round(side / factor / patch)) * factor * patch
+    _, high, wide = system.config.patch
+    return dict(
+      height=unit(math.sqrt(area * ratio), high), width=unit(math.sqrt(area / ratio), wide)
+    )
+
+  def row(self, system, size: Size) -> Row:
+    """What is given of a clip of this size.
+
+    Raises:
+      MediaError: a file that is broken, or shorter than the clip.
+    """
+    frames = known = keyframes = at = samples = None
+    if shown := self._shown(system, size):
+      frames, known = shown(size.height, size.width)
+    if size.keyframes:
+      at = np.array(pipeline.keyframes_at(system, size), np.int32)
+      if shown:
+        keyframes = shown(*segments.keyframe_sides(size))[0][at]
+    if self.audio and size.samples:
+      samples = self._sound(system, self.audio, size.samples)
+    given = frames is not None and known is None
+    return Row(
+      frames,
+      samples,
+      known,
+      AV(given, samples is not None),
+      keyframes,
+      at,
+      caption=self._caption(),
+      **self._references(system, size),
+    )
+
+  def _shown(self, system, size: Size):
+    """(height, width) -> (frames uint8 [T height width 3], which of them are known, or None)."""
+    stills_at = self._moments(size)
+    if stills_at:
+
+      def shown(height: int, width: int):
+        frames = np.zeros((size.frames, height, width, 3), np.uint8)
+        for place, path in stills_at.items():
+          frames[place] = media.read_image(path, height, width)
+        known = np.isin(np.arange(size.frames), list(stills_at))
+        return frames, known[:, None, None]
+
+      return shown
+    if not self.video:
+      return None
+
+    def shown(height: int, width: int):
+      sound = dict(sample_rate=system.codecs.audio.sample_rate, channels=1)
+      like = dict(height=height, width=width, fps=size.fps, frames=size.frames, **sound)
+      frames, known = media.read(self.video, **like).frames, None
+      if self.mask_video:
+        known = media.read(self.mask_video, **like, nearest=True).frames[..., 0] < WHITE
+      elif self.mask_image:
+        white = media.read_image(self.mask_image, height, width, nearest=True)[..., 0] >= WHITE
+        known = np.broadcast_to(~white, frames.shape[:3])
+      if known is not None and known.all():
+        name = 'mask_video' if self.mask_video else 'mask_image'
+        raise RequestError(f'{name}: nothing in it is white, so nothing would change')
+      return frames, known
+
+    return shown
+
+  def _moments(self, size: Size) -> dict[int, str]:
+    """{frame: picture} of first, mid and end frames."""
+    last, mids = size.frames - 1, self.mid_frame_images
+    found = {0: self.first_frame_image, last: self.end_frame_image}
+    for i, frame in enumerate(mids):
+      spread = (i + 1) / (len(mids) + 1) * last / size.fps
+      seconds = spread if frame.time_stamp == -1 else frame.time_stamp
+      place = round(seconds * size.fps)
+      if not 0 < place < last or place in found:
+        raise RequestError(
+          f'mid_frame_images[{i}].time_stamp: at {seconds:g} s there is no frame of its own in a '
+          f'clip of {last / size.fps:g} s'
+        )
+      found[place] = frame.image_url
+    return {place: path for place, path in found.items() if path}
+
+  def _sound(self, system, path: str, count: int) -> np.ndarray:
+    audio = system.codecs.audio
+    samples = media.read_audio(
+      path, count=count, sample_rate=audio.sample_rate, channels=audio.audio_channels
+    )
+    if samples is None:
+      raise RequestError(f'audio: {path} has no sound')
+    return samples
+
+  def _pictures(self) -> list[tuple[str, int]]:
+    """(path, panel, or -1 for all of it) of each reference picture."""
+    found = []
+    for entry in self.ref_images:
+      if entry.type == 'grid':
+        count = len(stills.panels(whole_picture(entry.image_urls[0])))
+        if not count:
+          raise RequestError(f'ref_images: {entry.image_urls[0]} has no panel with anything in it')
+        found += [(entry.image_urls[0], panel) for panel in range(count)]
+      else:
+        found += [(path, -1) for path in entry.image_urls]
+    return found
+
+  def _references(self, system, size: Size) -> dict:
+    """The fields of a Row that are references."""
+    sides, given = (size.height, size.width), {}
+    if size.reference_images:
+      whole = [(whole_picture(path), panel) for path, panel in self._pictures()]
+      cut = [x if panel < 0 else stills.panels(x)[panel] for x, panel in whole]
+      given['images'] = tuple(stills.letterbox(x, *sides) for x in cut)
+    if size.reference_frames:
+      path = self.ref_videos[0].video_url
+      height, width = stills.fit(media.displayed(path), sides)
+      clip = media.read(
+        path,
+        height=height,
+        width=width,
+        fps=size.fps,
+        frames=size.reference_frames,
+        sample_rate=system.codecs.audio.sample_rate,
+        channels=1,
+      )
+      given['clip'] = np.stack([stills.letterbox(frame, *sides) for frame in clip.frames])
+    if size.reference_samples:
+      given['sound'] = self._sound(system, self._voices()[0], size.reference_samples)
+    return given
+
+  def _caption(self) -> str:
+    """The prompt with the tags that the model knows."""
+    text, names, images = self.prompt, {}, iter(range(1, 100))
+    for entry in self.ref_images:
+      panels = [entry] if entry.type == 'image' else []
+      count = len(entry.image_urls) if panels else len(self._pictures())
+      names[entry.tag] = ' '.join(f'@image_{next(images)}' for _ in range(count))
+    names |= {entry.tag: '@video_1' for entry in self.ref_videos}
+    names |= {entry.tag: '@audio_1' for entry in self.ref_audios}
+    names |= {frame.tag: frame.tag[1:] for frame in self.mid_frame_images if frame.tag}
+    for tag in sorted(names, key=len, reverse=True):
+      text = text.replace(tag, f'\0{tag[1:]}\0')  # So that no name is found in another's.
+    for tag, name in names.items():
+      text = text.replace(f'\0{tag[1:]}\0', name)
+    kinds = ['image'] * len(self._pictures()) + ['video'] * len(self.ref_videos)
+    captions.check_references(text, kinds + ['audio'] * len(self.ref_audios))
+    return text
+
+
+def whole_picture(path: str) -> np.ndarray:
+  """uint8 [h w 3], at its own size."""
+  return media.read_image(path, *media.displayed(path))

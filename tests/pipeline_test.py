@@ -1,0 +1,150 @@
+"""sr4/pipeline.py: what is given of a clip is told to the model and comes back as it was."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines.tasks import Row
+from sr4 import pipeline
+from sr4.core.av import AV
+from sr4.core.batch import Latents
+from sr4.models import system as system_lib
+from tests import small_run
+
+RANDOM = np.random.default_rng(0)
+FRAMES = RANDOM.integers(0, 256, (5, 16, 16, 3), np.uint8)
+SAMPLES = RANDOM.uniform(-1, 1, (5000, 1)).astype(np.float32)
+BOX = np.ones((5, 16, 16), bool)
+BOX[:, 4:12, 6:12] = False
+FIRST = np.arange(5)[:, None, None] == 0
+
+
+def build(**model):
+  """(system, a model whose every weight says something)."""
+  config = small_run.config('/nowhere')
+  config.model.update(model)
+  system = system_lib.build(config)
+  leaves, tree = jax.tree.flatten(system.model(jax.random.key(0)))
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  # Each leaf keeps its layout.
+  shake = lambda x, key: jax.jit(lambda x: x + 0.05 * jax.random.normal(key, x.shape))(x)
+  noisy = [
+    shake(x, key) if jnp.issubdtype(x.dtype, jnp.floating) else x for x, key in zip(leaves, keys)
+  ]
+  return system, jax.tree.unflatten(tree, noisy)
+
+
+@pytest.fixture(scope='module')
+def base():
+  return build()
+
+
+def sampled(made, rows, seeds=None, **size):
+  system, model = made
+  size = system.size(**(dict(frames=5, height=16, width=16, fps=8.0) | size))
+  once = pipeline.Config(num_inference_steps=2)
+  return pipeline.Pipeline(system, model, size, once)(rows, seeds or range(len(rows)))
+
+
+def test_an_edit_changes_what_it_may_and_does_not_see_what_it_hides(base):
+  row = Row(FRAMES, known=BOX, caption='a red circle')
+  other = FRAMES.copy()
+  other[~BOX] = 255 - other[~BOX]
+  free = Row(FRAMES, known=~BOX & False, caption='a red circle')
+  clips = sampled(base, [row, dataclasses.replace(row, frames=other), free], [3, 3, 3])
+  np.testing.assert_array_equal(clips[0].frames[BOX], FRAMES[BOX])
+  assert np.mean(clips[0].frames[~BOX] != FRAMES[~BOX]) > 0.9
+  np.testing.assert_array_equal(clips[0].frames, clips[1].frames)
+  assert np.mean(clips[2].frames[BOX] != FRAMES[BOX]) > 0.9
+
+
+def test_a_first_frame_is_kept_and_told(base):
+  row = Row(FRAMES, known=FIRST, caption='a red circle')
+  dark = dataclasses.replace(row, frames=FRAMES // 8)
+  (clip, darker), (free,) = (
+    sampled(base, rows, [3] * len(rows)) for rows in ([row, dark], ['a red circle'])
+  )
+  np.testing.assert_array_equal(clip.frames[0], FRAMES[0])
+  codec = base[0].codecs.video
+  wanted = np.asarray(codec.encode(FRAMES[None, :1]))[0]
+  np.testing.assert_allclose(clip.latents['video'][:1], wanted, atol=1e-5)
+  assert np.any(clip.latents['video'][1] != darker.latents['video'][1])
+  assert np.any(clip.frames[1:] != free.frames[1:])
+
+
+@pytest.mark.parametrize('given', ['audio', 'video'])
+def test_a_modality_that_is_given_stays_and_is_heard_or_seen(base, given):
+  clean = AV(given == 'video', given == 'audio')
+  row = Row(FRAMES, SAMPLES, clean=clean, caption='a red circle')
+  quiet = dataclasses.replace(row, frames=FRAMES // 8, samples=SAMPLES / 8)
+  one, two = sampled(base, [row, quiet], [3, 3])
+  kept, made = ('samples', 'frames') if given == 'audio' else ('frames', 'samples')
+  np.testing.assert_array_equal(getattr(one, kept), getattr(row, kept))
+  np.testing.assert_array_equal(getattr(two, kept), getattr(quiet, kept))
+  assert np.any(getattr(one, made) != getattr(two, made))
+  assert np.any(getattr(one, made) != getattr(row, made))
+  with pytest.raises(ValueError, match='sample these apart'):
+    sampled(base, [row, 'a red circle'])
+
+
+def test_references_are_looked_at_and_listened_to(base):
+  slots = dict(reference_images=1, reference_frames=5, reference_seconds=0.25)
+  row = Row(
+    images=(FRAMES[0],), clip=FRAMES, sound=SAMPLES[:2000], caption='@image_1 @video_1 @audio_1'
+  )
+  others = [
+    row,
+    dataclasses.replace(row, images=(FRAMES[1],)),
+    dataclasses.replace(row, clip=FRAMES[::-1]),
+    dataclasses.replace(row, sound=SAMPLES[2000:4000]),
+  ]
+  one, *rest = sampled(base, others, [3] * 4, **slots)
+  for clip in rest:
+    assert np.any(clip.frames != one.frames) and np.any(clip.samples != one.samples)
+
+
+@pytest.fixture(scope='module')
+def refiner():
+  return build(audio=False, sparse=dict(tile=(64,)))
+
+
+def test_a_refiner_keeps_the_source_and_sees_references(refiner):
+  """Inpainting at the size of the large clip, with the low clip's latents."""
+  low = RANDOM.normal(size=(2, 2, 2, 16)).astype(np.float32)
+  keys = RANDOM.normal(size=(1, 4, 4, 16)).astype(np.float32)
+  frames = RANDOM.integers(0, 256, (9, 16, 16, 3), np.uint8)
+  known = np.repeat(BOX[:1], 9, 0)
+  row = Row(
+    frames,
+    SAMPLES,
+    known,
+    images=(FRAMES[0],),
+    latents=Latents(low=low, keyframes=keys),
+    caption='@image_1',
+  )
+  size = dict(frames=9, sound=False, reference_images=1, low=dict(frames=5, height=8, width=8))
+  size['low']['keyframes'] = 1
+  rows = [
+    row,
+    dataclasses.replace(row, images=(FRAMES[1],)),
+    dataclasses.replace(row, latents=Latents(low=-low, keyframes=keys)),
+    dataclasses.replace(row, latents=Latents(low=low, keyframes=-keys)),
+  ]
+  one, *rest = sampled(refiner, rows, [3] * 4, **size)
+  np.testing.assert_array_equal(one.frames[known], frames[known])
+  np.testing.assert_array_equal(one.samples, SAMPLES)
+  assert np.mean(one.frames[~known] != frames[~known]) > 0.9
+  for clip in rest:
+    assert np.any(clip.frames[~known] != one.frames[~known])
+  with pytest.raises(ValueError, match='without a low clip'):
+    sampled(refiner, [Row(frames, known=known, images=(FRAMES[0],))], [3], **size)
+
+
+def test_keyframes_of_a_refiner_are_those_of_the_low_clip(base):
+  size = base[0].size(
+    9, 16, 16, 16.0, low=dict(frames=5, height=8, width=8, keyframes=2), sound=False
+  )
+  assert pipeline.keyframes_at(base[0], size) == (0, 4)

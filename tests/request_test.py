@@ -1,0 +1,226 @@
+"""sr4/request.py: what a request makes, what it gives, and every rule broken on purpose."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data_pipelines import media
+from data_pipelines import mp4
+from data_pipelines import stills
+from sr4 import request
+from sr4.core import captions
+from sr4.core import config as config_lib
+from sr4.core import errors
+from sr4.models import system as system_lib
+from tests import small_run
+
+TRAINED = dict(small_run.config('/nowhere'))
+SYSTEM = system_lib.build(TRAINED)
+RANDOM = np.random.default_rng(0)
+
+
+def ask(**fields) -> request.Request:
+  return config_lib.build(request.Request, dict(prompt='a red circle') | fields, 'request')
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+  """A clip of a second with sound, its mask, pictures and a grid."""
+  path = tmp_path_factory.mktemp('media')
+  smooth = np.linspace(40, 200, 32, dtype=np.uint8)[None, :, None, None]
+  frames = (
+    np.broadcast_to(smooth, (9, 32, 48, 3)) + np.arange(9, dtype=np.uint8)[:, None, None, None]
+  )
+  sound = RANDOM.uniform(-0.5, 0.5, (9000, 1)).astype(np.float32)
+  mp4.write(path / 'clip.mp4', frames, 8.0, sound, 8000)
+  mask = np.zeros((9, 32, 48, 3), np.uint8)
+  mask[3:, 8:24, 12:36] = 255
+  mp4.write(path / 'mask.mp4', mask, 8.0, None, 8000)
+  (path / 'mask.png').write_bytes(stills.to_png(mask[5]))
+  (path / 'black.png').write_bytes(stills.to_png(mask[0]))
+  grid = np.zeros((48, 48, 3), np.uint8)
+  for i in range(4):  # Two rows of three, of which four have something in them.
+    grid[16 * (i // 3) :, :][:16, 16 * (i % 3) :][:, :16] = RANDOM.integers(0, 256, (16, 16, 3))
+  for name, picture in (('grid', grid), ('wide', grid[:24]), ('first', frames[0])):
+    (path / f'{name}.png').write_bytes(stills.to_png(np.ascontiguousarray(picture)))
+  return path
+
+
+def test_nothing_but_a_prompt_is_as_trained():
+  size = ask().size(SYSTEM, TRAINED)
+  assert (size.frames, size.height, size.width, size.fps, size.samples) == (5, 16, 16, 8.0, 5000)
+  row = ask().row(SYSTEM, size)
+  assert row.caption == 'a red circle' and row.frames is None and row.known is None
+
+
+def test_sizes(home):
+  of = lambda **fields: ask(**fields).size(SYSTEM, TRAINED)
+  sides = lambda size: (size.frames, size.height, size.width)
+  assert sides(of(duration=3, resolution='480p')) == (25, 480, 832)
+  assert sides(of(resolution='480p', aspect_ratio='9:16')) == (5, 840, 472)
+  assert sides(of(resolution='720p', aspect_ratio='1:1')) == (5, 960, 960)
+  assert sides(of(aspect_ratio='4:3')) == (5, 16, 16)
+  assert sides(of(height=24)) == (5, 24, 16)
+  wide = of(first_frame_image=str(home / 'wide.png'))
+  assert sides(wide) == (5, 8, 24)  # 1:2 in about 256 pixels
+  assert sides(of(video=str(home / 'clip.mp4'))) == (9, 16, 16)
+  assert of(sound=False).samples == 0
+
+
+def test_frames_at_their_times(home):
+  mid = dict(image_url=str(home / 'wide.png'), time_stamp=0.25, tag='@then')
+  given = ask(
+    prompt='a red circle, @then',
+    first_frame_image=str(home / 'first.png'),
+    end_frame_image=str(home / 'grid.png'),
+    mid_frame_images=(mid,),
+  )
+  size = dataclasses.replace(given.size(SYSTEM, TRAINED), height=16, width=24)
+  row = given.row(SYSTEM, size)
+  assert row.caption == 'a red circle, then'
+  np.testing.assert_array_equal(row.known[:, 0, 0], [True, False, True, False, True])
+  np.testing.assert_array_equal(row.frames[0], media.read_image(home / 'first.png', 16, 24))
+  np.testing.assert_array_equal(row.frames[2], media.read_image(home / 'wide.png', 16, 24))
+  np.testing.assert_array_equal(row.frames[4], media.read_image(home / 'grid.png', 16, 24))
+
+
+def test_keyframes_are_given_as_large_as_they_are(home):
+  given = ask(first_frame_image=str(home / 'first.png'))
+  size = dataclasses.replace(given.size(SYSTEM, TRAINED), keyframes=2, keyframe_scale=2)
+  row = given.row(SYSTEM, size)
+  high = size.height * 2, size.width * 2
+  np.testing.assert_array_equal(row.keyframes[0], media.read_image(home / 'first.png', *high))
+  np.testing.assert_array_equal(row.at, [0, 4])
+
+
+@pytest.mark.parametrize('mask', ['mask.mp4', 'mask.png'])
+def test_white_is_what_changes(home, mask):
+  name = 'mask_video' if mask.endswith('mp4') else 'mask_image'
+  given = ask(video=str(home / 'clip.mp4'), **{name: str(home / mask)})
+  size = given.size(SYSTEM, TRAINED)
+  size = dataclasses.replace(size, height=32, width=48)
+  row = given.row(SYSTEM, size)
+  wanted = np.ones((9, 32, 48), bool)
+  wanted[3 if mask.endswith('mp4') else 0 :, 8:24, 12:36] = False
+  assert np.mean(row.known == wanted) > 0.99 and not any(row.clean)
+  assert row.frames.shape == (9, 32, 48, 3)
+
+
+def test_a_sound_for_a_picture_and_a_picture_for_a_sound(home):
+  clip = str(home / 'clip.mp4')
+  to_sound, to_picture = ask(video=clip), ask(audio=clip)
+  row = to_sound.row(SYSTEM, to_sound.size(SYSTEM, TRAINED))
+  assert row.clean == (True, False) and row.known is None and row.frames.shape == (9, 16, 16, 3)
+  row = to_picture.row(SYSTEM, size := to_picture.size(SYSTEM, TRAINED))
+  assert row.clean == (False, True) and row.samples.shape == (size.samples, 1)
+  assert row.frames is None and to_sound.kinds() != to_picture.kinds() != ask().kinds()
+
+
+def test_references_by_their_tags(home):
+  given = ask(
+    prompt='@boy meets @boys, as @film, who says @voice',
+    ref_images=(
+      dict(tag='@boy', image_urls=(str(home / 'wide.png'),)),
+      dict(tag='@boys', image_urls=(str(home / 'first.png'), str(home / 'grid.png'))),
+    ),
+    ref_videos=(dict(tag='@film', video_url=str(home / 'clip.mp4')),),
+    ref_audios=(dict(tag='@voice', audio_url=str(home / 'clip.mp4')),),
+  )
+  size = given.size(SYSTEM, TRAINED)
+  assert (size.reference_images, size.reference_frames) == (3, 9)
+  row = given.row(SYSTEM, size)
+  assert row.caption == '@image_1 meets @image_2 @image_3, as @video_1, who says @audio_1'
+  assert [x.shape for x in row.images] == [(size.height, size.width, 3)] * 3
+  assert (
+    row.clip.shape == (9, size.height, size.width, 3) and len(row.sound) == size.reference_samples
+  )
+  # The wide one stands between black bars.
+  assert row.images[0][0].max() == 0 and row.images[0][size.height // 2].max() > 0
+
+
+def test_a_grid_is_its_panels(home):
+  grid = dict(tag='@sheet', type='grid', image_urls=(str(home / 'grid.png'),))
+  given = ask(prompt='as in @sheet', ref_images=(grid,))
+  size = given.size(SYSTEM, TRAINED)
+  assert size.reference_images == 4
+  row = given.row(SYSTEM, size)
+  assert row.caption == 'as in @image_1 @image_2 @image_3 @image_4' and len(row.images) == 4
+
+
+PICTURE = dict(tag='@a', image_urls=('a.png',))
+MOMENT = dict(image_url='a.png', time_stamp=1.0)
+
+
+@pytest.mark.parametrize(
+  'fields, told',
+  [
+    (dict(prompt=' '), 'prompt: it is empty'),
+    (dict(promt='x'), 'promt'),
+    (dict(duration=16), 'duration: 16'),
+    (dict(duration=2), 'duration: 2'),
+    (dict(duration=5, frames=81), 'frames: it says the same'),
+    (dict(resolution='8k'), "resolution: '8k' is not among 480p, 720p, 1080p"),
+    (dict(aspect_ratio='2:1'), "aspect_ratio: '2:1'"),
+    (dict(resolution='480p', height=32), 'height: height and width, or'),
+    (dict(first_frame_image='a.png', aspect_ratio='1:1'), 'aspect_ratio: it follows the image'),
+    (dict(mid_frame_images=(MOMENT,) * 7), 'mid_frame_images: 7 of them'),
+    (dict(duration=3, mid_frame_images=(dict(MOMENT, time_stamp=3.0),)), 'time_stamp: 3 is not'),
+    (dict(mid_frame_images=(dict(MOMENT, tag='@gone'),)), "does not name '@gone'"),
+    (dict(mid_frame_images=(dict(MOMENT, tag='gone'),)), "'gone' does not start with @"),
+    (dict(prompt='@a', ref_images=(PICTURE,), first_frame_image='a.png'), 'ref_images: references'),
+    (dict(prompt='@a', ref_images=(PICTURE,), video='a.mp4'), 'ref_images: references'),
+    (dict(prompt='x', ref_images=(PICTURE,)), "ref_images[0].tag: the prompt does not name '@a'"),
+    (dict(prompt='@a', ref_images=(PICTURE,) * 4), 'ref_images: 4 entries'),
+    (dict(prompt='@a', ref_images=(PICTURE,) * 2), "'@a' is there twice"),
+    (dict(prompt='@a', ref_images=(dict(PICTURE, image_urls=('a',) * 6),)), '6 of them; 1 to 5'),
+    (dict(prompt='@a', ref_images=(dict(PICTURE, type='film'),)), "type 'film'"),
+    (
+      dict(prompt='@a @b', ref_images=(PICTURE, dict(PICTURE, tag='@b', type='grid'))),
+      'all are of one type',
+    ),
+    (
+      dict(prompt='@a', ref_images=(dict(PICTURE, type='grid', image_urls=('a', 'b')),)),
+      '2 of them; 1 to 1',
+    ),
+    (
+      dict(prompt='@a @b', ref_videos=[dict(tag=t, video_url='a.mp4') for t in ('@a', '@b')]),
+      'ref_videos: 2 of them',
+    ),
+    (
+      dict(prompt='@a @b', ref_audios=[dict(tag=t, audio_url='a.wav') for t in ('@a', '@b')]),
+      'ref_audios: one reference sound',
+    ),
+    (dict(mask_image='a.png'), 'mask_image: it says what of `video` changes'),
+    (dict(video='a.mp4', mask_image='a.png', mask_video='b.mp4'), 'mask_image: mask_video says'),
+    (dict(video='a.mp4', audio='a.wav'), 'audio: with `video` and no mask'),
+    (dict(video='a.mp4', first_frame_image='a.png'), 'video: an edit does not go with'),
+    (dict(ref_images=3), 'ref_images=3'),
+  ],
+)
+def test_a_broken_rule_names_its_field(fields, told):
+  with pytest.raises(errors.UserError) as error:
+    ask(**fields)
+  assert told in str(error.value)
+
+
+def test_what_the_media_do_not_have(home):
+  clip = str(home / 'clip.mp4')
+
+  def fails(told, **fields):
+    given = ask(**fields)
+    with pytest.raises((errors.UserError, media.MediaError, OSError), match=told):
+      given.row(SYSTEM, given.size(SYSTEM, TRAINED))
+
+  fails('mask_image: nothing in it is white', video=clip, mask_image=str(home / 'black.png'))
+  fails('audio: .*mask.mp4 has no sound', audio=str(home / 'mask.mp4'))
+  fails('nowhere.mp4', video='/nowhere.mp4')
+  fails('frames', video=clip, mask_image=str(home / 'mask.png'), frames=33)
+  late = dict(image_url=str(home / 'first.png'), time_stamp=0.5)
+  fails(r'mid_frame_images\[0\].time_stamp: at 0.5 s there is no frame', mid_frame_images=(late,))
+
+
+def test_the_prompt_may_name_no_more_than_is_given():
+  given = ask(prompt='@image_1 jumps')
+  with pytest.raises(captions.CaptionError, match='give it, or take it out'):
+    given.row(SYSTEM, given.size(SYSTEM, TRAINED))
