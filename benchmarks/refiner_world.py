@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from data_pipelines import degrade
+from data_pipelines import masks
 from data_pipelines import records
 from data_pipelines.tasks import Row
 from sr4 import pipeline
@@ -56,7 +57,6 @@ def measure(args):
   best = segments.to_uint8(segments.decoded(system.codecs.video, encode(truth)))
 
   def refined(keyframes):
-    config = pipeline.Config(num_inference_steps=args.steps, video_guidance_scale=1.0)
     here = size if keyframes is not None else without_keyframes(size)
     rows = [
       Row(
@@ -65,8 +65,13 @@ def measure(args):
       )
       for i, (record, low) in enumerate(zip(given, latents))
     ]
-    made = pipeline.Pipeline(system, model, here, config)(rows, range(len(given)))
-    return np.stack([clip.frames for clip in made])
+    return sampled(rows, here)
+
+  def sampled(rows, size):
+    config = pipeline.Config(num_inference_steps=args.steps, video_guidance_scale=1.0)
+    made = pipeline.Pipeline(system, model, size, config)(rows, range(len(rows)))
+    made = np.stack([clip.latents['video'] for clip in made])
+    return np.asarray(segments.to_uint8(segments.decoded(system.codecs.video, made)))
 
   print('| | all frames | at keyframes | inserted frames |\n|---|---|---|---|')
   for name, frames in (
@@ -80,6 +85,17 @@ def measure(args):
     stride = refining.stride(size)
     places = [shown, shown[:, np.array(at) * stride], shown[:, 1::stride]]
     print(f'| {name} | ' + ' | '.join(f'{x.mean():.2f}' for x in places) + ' |', flush=True)
+  known = [masks.around(np.random.default_rng(i), size, 4) for i in range(len(given))]
+  rows = [
+    Row(record.frames, known=mask, caption=record.captions['short'], latents=Latents(low=z))
+    for record, mask, z in zip(given, known, latents)
+  ]
+  painted, known = sampled(rows, without_keyframes(size)), np.stack(known)
+  print('\n| inpainting | known | not known |\n|---|---|---|')
+  for name, frames in (('the codec alone', best), ('refined', painted), ('interpolated', linear)):
+    error = np.mean((np.asarray(frames, np.float64) - truth) ** 2, -1)
+    places = [10 * np.log10(255**2 / error[where].mean()) for where in (known, ~known)]
+    print(f'| {name} | {places[0]:.2f} | {places[1]:.2f} |')
 
 
 def without_keyframes(size: Size) -> Size:

@@ -34,8 +34,7 @@ def arguments(parser):
     help='since when to count `seconds`; by default since now',
   )
   for name in sample_verb.SAMPLING:
-    kind = {'num_inference_steps': int, 'solver': str}.get(name, float)
-    parser.add_argument(f'--{name}', type=kind)
+    parser.add_argument(f'--{name}', type=sample_verb.SAMPLING[name])
 
 
 def main(args):

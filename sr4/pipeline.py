@@ -27,6 +27,7 @@ from sr4.flow import path
 from sr4.flow import segments
 from sr4.flow import solver
 from sr4.models import system as system_lib
+from sr4.models import tiles
 from sr4.models.text import encoder
 from sr4.training import checkpoint
 
@@ -42,6 +43,7 @@ class Config:
   shift: float = 1.0
   audio_shift: float = 1.0
   solver: str = 'euler'
+  decode_tile: int = 0  # pixels of a side above which a clip is decoded tile by tile; 0: never
   strength: float = 1.0  # of the noise a Refiner begins with; below 1 the enlarged clip is in it
 
   def __post_init__(self):
@@ -51,6 +53,8 @@ class Config:
       raise ValueError(f'solver={self.solver!r} is not among {sorted(solver.SOLVERS)}')
     if self.shift <= 0 or self.audio_shift <= 0:
       raise ValueError(f'shift={self.shift} and audio_shift={self.audio_shift} must be above 0')
+    if self.decode_tile < 0:
+      raise ValueError(f'decode_tile={self.decode_tile} must be a number of pixels, or 0')
     if not 0 < self.strength <= 1:
       raise ValueError(f'strength={self.strength} must be above 0 and at most 1')
 
@@ -99,7 +103,7 @@ class Pipeline:
       self.model,
       *sharding.rows((clips, seeds)),
     )
-    media = own_rows(decode(self.system, self.size, latents))
+    media = decode(self.system, self.size, latents, self.config.decode_tile)
     latents = own_rows(named(self.size, latents))
     return [
       self._clip(
@@ -195,19 +199,43 @@ def kept(cond: Condition, video):
   return video and tuple(jnp.where(of.mask == 1, of.known, z) for of, z in zip(told, video))
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def decode(system, size: Size, latents: AV) -> dict:
-  """The media fields of a Clip, with rows."""
-  of, video, audio = named(size, latents), system.codecs.video, system.codecs.audio
+def decode(system, size: Size, latents: AV, tile: int = 0) -> dict:
+  """The media fields of a Clip, with this host's rows.
+
+  Args:
+    tile: pixels; larger frames go to the host tile by tile; 0: whole.
+  """
+  of, codec = named(size, latents), system.codecs.video
+  if tile % codec.space_factor:
+    raise config_lib.ConfigError(
+      f'decode_tile={tile} must be a multiple of {codec.space_factor}, the pixels of a latent'
+    )
   media = dict(frames=None, samples=None, keyframes=None)
-  if size.frames:
-    media['frames'] = segments.to_uint8(segments.decoded(video, of['video']))
+  if size.frames and tile and max(size.height, size.width) > tile:
+    see = lambda z: own_rows(pixels(codec, z))
+    media['frames'] = tiles.on_host(
+      see, of['video'], tile // codec.space_factor, codec.space_factor
+    )
+  elif size.frames:
+    media['frames'] = own_rows(pixels_uint8(codec, of['video']))
   if size.keyframes:
-    media['keyframes'] = segments.to_uint8(segments.decoded(video, of['keyframes'], each=True))
+    media['keyframes'] = own_rows(pixels_uint8(codec, of['keyframes'], each=True))
   if size.samples:
-    heard = lambda audio, z: audio.decode(z, samples=size.samples)
-    media['samples'] = sharding.on_rows(heard)(audio, of['audio'])
+    media['samples'] = own_rows(sound(system.codecs.audio, of['audio'], size.samples))
   return media
+
+
+pixels = jax.jit(segments.decoded)
+
+
+@functools.partial(jax.jit, static_argnames='each')
+def pixels_uint8(codec, latents, each: bool = False):
+  return segments.to_uint8(segments.decoded(codec, latents, each))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def sound(codec, latents, samples: int):
+  return sharding.on_rows(lambda codec, z: codec.decode(z, samples=samples))(codec, latents)
 
 
 def named(size: Size, latents: AV) -> dict:

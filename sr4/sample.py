@@ -15,15 +15,16 @@ sound and all; what is given of a clip is given to the Refiner too, as large as 
 
 import sys
 
-SAMPLING = (
-  'num_inference_steps',
-  'video_guidance_scale',
-  'audio_guidance_scale',
-  'modality_scale',
-  'shift',
-  'audio_shift',
-  'solver',
-)
+SAMPLING = {
+  'num_inference_steps': int,
+  'video_guidance_scale': float,
+  'audio_guidance_scale': float,
+  'modality_scale': float,
+  'shift': float,
+  'audio_shift': float,
+  'solver': str,
+  'decode_tile': int,
+}
 KEY = 'SR4_CHAT_KEY'
 SIZE = ('frames', 'height', 'width', 'fps')
 MEDIA = ('first_frame_image', 'end_frame_image', 'video', 'audio', 'mask_video', 'mask_image')
@@ -53,8 +54,7 @@ def arguments(parser):
   parser.add_argument('--strength', type=float, help='of its noise, at most 1: below, few steps do')
   for name in SIZE:
     parser.add_argument(f'--{name}', type=float if name == 'fps' else int)
-  for name in SAMPLING:
-    kind = {'num_inference_steps': int, 'solver': str}.get(name, float)
+  for name, kind in SAMPLING.items():
     parser.add_argument(f'--{name}', type=kind)
 
 
@@ -163,7 +163,7 @@ class Refiner:
 
     self.base = base
     self.system, self.model, self.trained = pipeline.load(args.refine, ema=not args.raw)
-    told = given(args, ('strength', 'refine_steps'))
+    told = given(args, ('strength', 'refine_steps', 'decode_tile'))
     fields = {{'refine_steps': 'num_inference_steps'}.get(k, k): v for k, v in told.items()}
     self.sampling = config.build(pipeline.Config, dict(self.trained['sample']) | fields, 'sample')
 

@@ -12,6 +12,7 @@ from sr4 import pipeline
 from sr4.core.av import AV
 from sr4.core.batch import Latents
 from sr4.models import system as system_lib
+from sr4.models import tiles
 from tests import small_run
 
 RANDOM = np.random.default_rng(0)
@@ -148,3 +149,28 @@ def test_keyframes_of_a_refiner_are_those_of_the_low_clip(base):
     9, 16, 16, 16.0, low=dict(frames=5, height=8, width=8, keyframes=2), sound=False
   )
   assert pipeline.keyframes_at(base[0], size) == (0, 4)
+
+
+@pytest.mark.parametrize('shape, tile', [((2, 8, 12), 4), ((2, 7, 5), 4), ((3, 4, 9), 5)])
+def test_tiles_put_together_on_the_host_are_those_of_one_program(shape, tile):
+  """`f` looks about itself, so a tile's border differs from the whole frame."""
+  z = jnp.asarray(RANDOM.uniform(-1, 1, (2, *shape, 3)).astype(np.float32))
+  blur = lambda x: (x + jnp.pad(x, ((0, 0),) * 3 + ((1, 0), (0, 0)))[..., :-1, :]) / 2
+  f = jax.jit(lambda z: jnp.repeat(jnp.repeat(blur(z), 4, 2), 4, 3))
+  one = tiles.tiled(f, z, tile, 1)
+  made = tiles.on_host(lambda z: np.asarray(f(z)), z, tile, 4)
+  assert np.abs(made - np.asarray((one + 1) * 127.5)).max() < 0.501
+  assert np.abs(made - np.asarray((f(z) + 1) * 127.5)).max() > 1
+
+
+def test_a_clip_decoded_in_tiles_is_the_clip(base):
+  """The codec looks no further than a latent, so tiles do not show."""
+  system, model = base
+  size = system.size(5, 16, 16, 8.0)
+  whole, parts = (
+    pipeline.Pipeline(system, model, size, pipeline.Config(num_inference_steps=1, decode_tile=tile))
+    for tile in (0, 8)
+  )
+  one, two = whole(['x'], [3])[0], parts(['x'], [3])[0]
+  assert np.abs(one.frames.astype(int) - two.frames).max() <= 1
+  assert np.mean(one.frames == two.frames) > 0.99

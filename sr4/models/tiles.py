@@ -1,4 +1,8 @@
-"""Large frames in tiles that overlap, one after another, blended where they do."""
+"""Large frames in tiles that overlap, one after another, blended where they do.
+
+tiled      in one program
+on_host    in one program a tile, put together on the host: the device never holds the whole clip
+"""
 
 from collections.abc import Callable
 import itertools
@@ -47,6 +51,38 @@ def tiled(f: Callable, x: jax.Array, tile: int, unit: int) -> jax.Array:
   canvas = jnp.zeros((b, t, grown(h), grown(w), c), like.dtype)
   places = np.array([*itertools.product(range(len(rows)), range(len(columns)))])
   return jax.lax.scan(add, canvas, (jnp.array(places[:, 0]), jnp.array(places[:, 1])))[0]
+
+
+def on_host(f: Callable, x: jax.Array, tile: int, factor: int) -> np.ndarray:
+  """f(x), uint8 [b T H W 3] of x [b t h w c], put together on the host from tiles of x.
+
+  Args:
+    f: [b t h' w' c] -> numpy float32 in [-1, 1], [b T h' * factor w' * factor 3].
+    tile: rows and columns of x.
+  """
+  h, w = x.shape[2:4]
+  high, wide = min(h, tile), min(w, tile)
+  rows, columns = starts(h, tile, 1), starts(w, tile, 1)
+  fade_rows, fade_columns = (
+    weights([n * factor for n in of], size * factor, side * factor)
+    for of, size, side in ((rows, high, h), (columns, wide, w))
+  )
+  made, band = [], None
+  for i, top in enumerate(rows):
+    # What of the tiles above lies in these, too.
+    carried = None if band is None else band[:, :, (top - rows[i - 1]) * factor :]
+    for j, left in enumerate(columns):
+      y = f(x[:, :, top : top + high, left : left + wide])
+      if not j:
+        band = np.zeros((*y.shape[:2], high * factor, w * factor, y.shape[-1]), np.float32)
+      across = slice(left * factor, (left + wide) * factor)
+      band[:, :, :, across] += y * fade_rows[i][:, None, None] * fade_columns[j][:, None]
+    if carried is not None:
+      band[:, :, : carried.shape[2]] += carried
+    done = (rows[i + 1] if i + 1 < len(rows) else top + high) - top
+    whole = band[:, :, : done * factor]
+    made.append(np.clip(np.rint((whole + 1) * 127.5), 0, 255).astype(np.uint8))
+  return np.concatenate(made, 2)
 
 
 def starts(side: int, tile: int, unit: int) -> list[int]:
