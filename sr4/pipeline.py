@@ -75,6 +75,10 @@ class Pipeline:
 
   def __init__(self, system: system_lib.System, model, size: Size, config: Config = Config()):
     self.system, self.model, self.size, self.config = system, model, size, config
+    if config.decode_tile % (factor := system.codecs.video.space_factor):
+      raise config_lib.ConfigError(
+        f'decode_tile={config.decode_tile} must be a multiple of {factor}, the pixels of a latent'
+      )
 
   def __call__(self, asked: Sequence[Row | str], seeds: Sequence[int]) -> list[Clip]:
     """A clip for each row, of its own prompt, media and seed, whatever its neighbours are.
@@ -206,10 +210,6 @@ def decode(system, size: Size, latents: AV, tile: int = 0) -> dict:
     tile: pixels; larger frames go to the host tile by tile; 0: whole.
   """
   of, codec = named(size, latents), system.codecs.video
-  if tile % codec.space_factor:
-    raise config_lib.ConfigError(
-      f'decode_tile={tile} must be a multiple of {codec.space_factor}, the pixels of a latent'
-    )
   media = dict(frames=None, samples=None, keyframes=None)
   if size.frames and tile and max(size.height, size.width) > tile:
     see = lambda z: own_rows(pixels(codec, z))

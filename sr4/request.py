@@ -200,8 +200,10 @@ class Request:
     elif source and self.frames is None and usual.frames:
       lasts = media.probe(source).duration
       changes['frames'] = whole(min(lasts - 1 / fps if self.video else lasts, SECONDS))
-    if changes.get('frames', usual.frames):
+    if frames := changes.get('frames', usual.frames):
       changes |= self._sides(system, usual)
+      # No more than the latents of a shorter clip.
+      changes['keyframes'] = min(usual.keyframes, 1 + (frames - 1) // step)
     if images := self._pictures():
       changes['reference_images'] = len(images)
     if self.ref_videos:

@@ -26,7 +26,15 @@ SAMPLING = {
   'decode_tile': int,
 }
 KEY = 'SR4_CHAT_KEY'
-SIZE = ('frames', 'height', 'width', 'fps')
+SIZE = {
+  'frames': int,
+  'height': int,
+  'width': int,
+  'fps': float,
+  'duration': int,
+  'resolution': str,
+  'aspect_ratio': str,
+}
 MEDIA = ('first_frame_image', 'end_frame_image', 'video', 'audio', 'mask_video', 'mask_image')
 
 
@@ -52,9 +60,7 @@ def arguments(parser):
   parser.add_argument('--refine', metavar='DIR', help='WORKDIR/checkpoints of a Refiner')
   parser.add_argument('--refine_steps', type=int, help='of the Refiner; as it was trained to')
   parser.add_argument('--strength', type=float, help='of its noise, at most 1: below, few steps do')
-  for name in SIZE:
-    parser.add_argument(f'--{name}', type=float if name == 'fps' else int)
-  for name, kind in SAMPLING.items():
+  for name, kind in (SIZE | SAMPLING).items():
     parser.add_argument(f'--{name}', type=kind)
 
 
@@ -113,16 +119,20 @@ def requests(args) -> list:
         if not line.strip():
           continue
         try:
-          found.append(config.build(request.Request, json.loads(line), where))
+          fields = json.loads(line)
         except json.JSONDecodeError as error:
           raise errors.UserError(f'{where} is no JSON: {error}') from error
+        if not isinstance(fields, dict) or 'prompt' not in fields:
+          raise errors.UserError(f"{where}: {line.strip()} has no fields; give {{'prompt': ...}}")
+        try:
+          found.append(config.build(request.Request, fields, where))
         except request.RequestError as error:
           raise request.RequestError(f'{where}: {error}') from error
   prompts = list(args.prompt)
   if args.prompts:
     with open(args.prompts) as f:
       prompts += [line.strip() for line in f if line.strip()]
-  beside = given(args, SIZE + MEDIA)
+  beside = given(args, (*SIZE, *MEDIA))
   found += [request.Request(prompt, **beside) for prompt in prompts]
   if not found:
     raise errors.UserError(

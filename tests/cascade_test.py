@@ -7,7 +7,9 @@ import pytest
 from safetensors import numpy as safetensors
 
 from data_pipelines import media
+from data_pipelines import mp4
 from data_pipelines import records
+from data_pipelines import stills
 from data_pipelines import world
 from sr4 import pipeline
 from sr4.core import config as config_lib
@@ -51,6 +53,32 @@ def test_a_clip_is_twice_as_large_and_fast_with_its_sound(home, tmp_path):
   assert (info.width, info.height, info.fps, info.has_audio) == (16, 16, 16, True)
   latents = safetensors.load((tmp_path / 'clip-000.safetensors').read_bytes())
   assert latents['video'].shape == (3, 4, 4, 16) and latents.keys() == {'video'}
+
+
+def test_an_edit_is_refined_around_what_it_keeps(home, tmp_path):
+  """The source is read once as small as the base model's clip and once as large as the result."""
+  truth = records.open('large', str(home))[0].frames
+  mp4.write(tmp_path / 'source.mp4', truth.repeat(4, 1).repeat(4, 2), 8.0, None, 8000)
+  mask = np.zeros((64, 64, 3), np.uint8)
+  mask[:, 32:] = 255
+  (tmp_path / 'mask.png').write_bytes(stills.to_png(mask))
+  given = '--video', tmp_path / 'source.mp4', '--mask_image', tmp_path / 'mask.png'
+  small_run.finish(
+    sample(home, tmp_path, 'base', 'refiner', *given, '--frames', '5', '--strength', '0.5')
+  )
+  like = dict(height=16, width=16, fps=16.0, frames=9, sample_rate=8000, channels=1)
+  made = media.read(tmp_path / 'clip-000.mp4', **like).frames.astype(int)
+  wanted = media.read(tmp_path / 'source.mp4', **like).frames
+  assert np.abs(made - wanted)[:, :, :7].mean() < 5 < np.abs(made - wanted)[:, :, 8:].mean()
+
+
+@pytest.mark.parametrize(
+  'more, told',
+  [(('--strength', '0'), 'strength=0.0'), (('--refine_steps', '0'), 'num_inference_steps=0')],
+)
+def test_a_wrong_way_to_refine(home, tmp_path, more, told):
+  answer = small_run.finish(sample(home, tmp_path, 'base', 'refiner', *more), 1)
+  assert told in answer and 'Traceback' not in answer
 
 
 def test_with_almost_no_noise_it_is_the_enlarged_clip_with_its_keyframes(home, relative):

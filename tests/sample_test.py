@@ -1,5 +1,6 @@
 """`sr4 sample`: clips from a checkpoint, the same bytes for the same seed, clear answers else."""
 
+import json
 import os
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 from data_pipelines import media
+from data_pipelines import stills
 from sr4 import pipeline
 from sr4.core import errors
 from sr4.flow import segments
@@ -56,10 +58,48 @@ def test_a_seed_is_its_bytes(home, tmp_path):
   assert made('other', '--seed', '4')[1] != first[1]
 
 
+def test_requests_of_many_kinds_are_made_in_their_order(home, tmp_path):
+  """Each kind is a program of its own; a seed of a request is its own; what is given is kept."""
+  picture = np.full((24, 48, 3), 200, np.uint8)
+  (tmp_path / 'grey.png').write_bytes(stills.to_png(picture))
+  given = dict(prompt='a red circle', first_frame_image=str(tmp_path / 'grey.png'))
+  asked = [dict(prompt='a blue square'), given, dict(prompt='a blue square', seed=1)]
+  lines = '\n\n'.join(map(json.dumps, asked))
+  (tmp_path / 'requests.jsonl').write_text(lines)
+  out = tmp_path / 'out'
+  small_run.finish(
+    sample(home, out, '--requests', tmp_path / 'requests.jsonl', '--seed', 1, '--batch', 1)
+  )
+  latents = [(out / f'clip-{i:03d}.safetensors').read_bytes() for i in range(3)]
+  assert latents[0] == latents[2] != latents[1]
+  first = media.read_image(out / 'clip-001.mp4', 8, 24)  # 1:2, as the picture is
+  assert np.abs(first.astype(int) - 200).max() < 6
+
+
+@pytest.mark.parametrize(
+  'line, told',
+  [
+    ('{"prompt": "x", "bogus": 1}', "has no 'bogus'"),
+    ('{"prompt": ', 'line 1 is no JSON'),
+    ('[1]', 'has no fields'),
+    ('{"prompt": "x", "duration": 2}', 'duration: 2 is not in 3 to 15'),
+    ('{"prompt": "x", "video": "/nowhere.mp4"}', '/nowhere.mp4'),
+  ],
+)
+def test_a_wrong_request_names_its_line_or_file(home, tmp_path, line, told):
+  (tmp_path / 'requests.jsonl').write_text(line)
+  run = sample(home, tmp_path, '--requests', tmp_path / 'requests.jsonl')
+  out = small_run.finish(run, code=1)
+  assert told in out and 'Traceback' not in out, out
+
+
 @pytest.mark.parametrize(
   'arguments, told',
   [
     ([], 'no prompt'),
+    (['--prompt', 'x', '--batch', '0'], '--batch=0'),
+    (['--prompt', 'x', '--decode_tile', '6'], 'must be a multiple of 4'),
+    (['--prompt', 'x', '--mask_image', 'x.png'], 'mask_image: it says what of `video` changes'),
     (['--prompt', 'x', '--height', '20'], 'multiple of 8'),
     (['--prompt', 'x', '--prompt_optimizer', 'gpt'], 'URL#MODEL'),
     (['--prompt', 'x', '--frames', '6'], 'frames'),
