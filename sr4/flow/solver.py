@@ -41,7 +41,64 @@ def heun(velocity: Callable[[AV, AV], AV], x: AV, t: AV) -> AV:
   return advance(x, velocity(x, start), start, end)
 
 
-SOLVERS = {'euler': euler, 'heun': heun}
+def unipc(velocity: Callable[[AV, AV], AV], x: AV, t: AV) -> AV:
+  """UniPC of order 2 with B(h) = e^h - 1 (arXiv 2302.04867, Eq. 3 and 9), one velocity a step.
+
+  In terms of the data m = x + (1 - t) v that a velocity points at; the first and the last step are
+  of order 1.
+  """
+  coefficients = AV(*map(unipc_coefficients, t))
+  starts, _ = intervals(t)
+  nothing = jax.tree.map(jnp.zeros_like, x)
+
+  def step(carry, given):
+    (x, last, m, before), (start, (correct, predict)) = carry, given
+    now = path.data_from(start, x, velocity(x, start))
+    x = combined(correct, x, last, before, m, now)
+    return (combined(predict, x, m, now), x, now, m), None
+
+  # What is given at each step, by modality turned inside out.
+  both = AV(*(of[0] for of in coefficients)), AV(*(of[1] for of in coefficients))
+  return jax.lax.scan(step, (x, nothing, nothing, nothing), (starts, both))[0][0]
+
+
+def unipc_coefficients(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Of each step from t[i] to t[i + 1]: the corrector's [steps 5], the predictor's [steps 3].
+
+  The corrector, which ends the step before: of x, of x where that began, and of the data of two
+  steps before, one before, and now.  The predictor: of x, of the data one step before, and now.
+  """
+  steps = len(t) - 1
+  s, e, i = t[:-1], t[1:], jnp.arange(steps)
+  still, second = s == e, (i > 0) & (i < steps - 1)
+  signal = jnp.log(t) - jnp.log1p(-t)  # lambda; infinite at the ends, where the order is 1
+  h = signal[1:] - signal[:-1]
+  ratio = jnp.where(still, 1, (1 - e) / jnp.where(s == 1, 1, 1 - s))
+  keep = e - ratio * s  # alpha (1 - e^-h)
+  # 1 / r: how far back the data of the step before is.
+  back = jnp.where(second & ~still, h / (jnp.roll(signal[:-1], 1) - signal[:-1]), 0)
+  far = keep * back / 2
+  predictor = jnp.stack([ratio, far, keep - far], -1)
+  phi = jnp.expm1(-h)
+  first = (phi / -h - 1) / phi
+  other = ((phi / -h - 1) / -h - 0.5) * 2 / phi
+  slope = (first - other) / (back - 1)
+  new = keep * jnp.where(second, first - slope * back, 0.5)
+  old = keep * jnp.where(second, slope * back**2, 0)
+  ends = jnp.stack([jnp.zeros_like(ratio), ratio, old, keep - new - old, new], -1)
+  ends = jnp.where(still[:, None], jnp.eye(5)[0], ends)
+  return jnp.concatenate([jnp.eye(5)[:1], ends[:-1]]), predictor
+
+
+def combined(weights: AV, *trees: AV) -> AV:
+  """Of each modality the sum of trees, by its own weights [trees]."""
+  of = lambda weights, *trees: jax.tree.map(
+    lambda *xs: sum(w * x for w, x in zip(weights, xs)), *trees
+  )
+  return AV(*(of(*args) for args in zip(weights, *trees)))
+
+
+SOLVERS = {'euler': euler, 'heun': heun, 'unipc': unipc}
 
 
 def intervals(t: AV) -> tuple[AV, AV]:

@@ -59,3 +59,43 @@ def test_order_of_convergence(name, order):
 
     rates = np.log2([error(32) / error(64), error(64) / error(128)])
   np.testing.assert_allclose(rates, order, atol=0.1)
+
+
+def _velocity(x, t):
+  """Ours, of a tree and scalars, and no line."""
+  return AV(*(jax.tree.map(lambda a, s=s: jnp.sin(3 * a) - a * s, m) for m, s in zip(x, t)))
+
+
+@pytest.mark.parametrize('steps', [1, 2, 3, 12])
+@pytest.mark.parametrize('name', ['FlowMatchEulerDiscreteScheduler', 'UniPCMultistepScheduler'])
+def test_the_schedulers_of_diffusers(name, steps, relative):
+  """Their sigma is 1 - t, and their velocity the negative of ours; each modality by itself."""
+  diffusers, torch = pytest.importorskip('diffusers'), pytest.importorskip('torch')
+  fields = dict(shift=3.0)
+  if name.startswith('Uni'):
+    fields = dict(prediction_type='flow_prediction', use_flow_sigmas=True, flow_shift=3.0)
+  scheduler = getattr(diffusers, name)(**fields)
+  scheduler.set_timesteps(steps)
+  t = 1 - scheduler.sigmas.numpy()
+  with jax.enable_x64(True):
+    grid = AV(jnp.asarray(t, jnp.float64), jnp.linspace(0.0, 1.0, steps + 1))
+    double = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), X)
+    out = solver.SOLVERS['euler' if 'Euler' in name else 'unipc'](_velocity, double, grid)
+    other = solver.SOLVERS['euler' if 'Euler' in name else 'unipc'](
+      _velocity, double, AV(grid.audio, grid.video)
+    )
+  x = torch.tensor(np.asarray(X.video[0]), dtype=torch.float64)
+  for i, moment in enumerate(scheduler.timesteps):
+    v = torch.sin(3 * x) - x * t[i]
+    x = scheduler.step(-v, moment, x, return_dict=False)[0]
+  assert relative(out.video[0], x.numpy()) < 1e-5
+  assert np.any(np.asarray(out.video[0]) != np.asarray(other.video[0])) or steps == 1
+
+
+def test_what_is_clean_stays():
+  """A modality whose times are all 1, beside one that is made."""
+  t = solver.times(5, AV(1.0, 1.0))
+  for name, solve in solver.SOLVERS.items():
+    out = solve(_velocity, X, AV(t.video, jnp.ones_like(t.audio)))
+    np.testing.assert_allclose(out.audio[0], X.audio[0], atol=1e-6, err_msg=name)
+    assert np.all(np.isfinite(out.video[0])) and np.any(out.video[0] != X.video[0])
