@@ -40,6 +40,8 @@ class Config:
   video_guidance_scale: float = 4.0
   audio_guidance_scale: float = 4.0
   modality_scale: float = 1.0  # how much each modality follows the other
+  reference_scale: float = 1.0  # how much both follow references
+  guidance_rescale: float = 0.0  # 1: guided velocities are spread as those of the model
   shift: float = 1.0
   audio_shift: float = 1.0
   solver: str = 'euler'
@@ -80,7 +82,9 @@ class Pipeline:
         f'decode_tile={config.decode_tile} must be a multiple of {factor}, the pixels of a latent'
       )
 
-  def __call__(self, asked: Sequence[Row | str], seeds: Sequence[int]) -> list[Clip]:
+  def __call__(
+    self, asked: Sequence[Row | str], seeds: Sequence[int], negative: Sequence[AV] = ()
+  ) -> list[Clip]:
     """A clip for each row, of its own prompt, media and seed, whatever its neighbours are.
 
     What is known of a clip comes back as it was given, and so does a modality that is clean.
@@ -90,6 +94,7 @@ class Pipeline:
     Args:
       asked: prompts, or rows as a task makes them.  A Refiner's have a low clip (`to_refine`), and
         their sound goes with them.
+      negative: of each, prompts that its video and its sound are guided away from; '': from none.
     """
     rows, seeds = [self._row(one) for one in asked], list(seeds)
     if len(rows) != len(seeds) or not rows:
@@ -98,6 +103,7 @@ class Pipeline:
       raise ValueError('rows in which other modalities are clean; sample these apart')
     extra = -len(rows) % sharding.axis_size(*sharding.DP)
     clips = self._clips(rows + rows[:1] * extra)
+    away = self._negative([*negative, *negative[:1] * extra])
     seeds = np.array(seeds + [0] * extra, np.uint32)
     latents = generate(
       self.system,
@@ -105,7 +111,7 @@ class Pipeline:
       self.config,
       rows[0].clean,
       self.model,
-      *sharding.rows((clips, seeds)),
+      *sharding.rows((clips, seeds, away)),
     )
     media = decode(self.system, self.size, latents, self.config.decode_tile)
     latents = own_rows(named(self.size, latents))
@@ -136,6 +142,18 @@ class Pipeline:
     there = np.ones(len(rows), bool)  # What is not given is made.
     return dataclasses.replace(clips, present=AV(there, there), clean=None)
 
+  def _negative(self, negative: list[AV]) -> AV:
+    """(what the text encoder reads, bool [b m]) for each modality, as guidance.guided takes it."""
+
+    def of(prompts):
+      read, valid = self.system.text.read([Prompt(prompt) for prompt in prompts], self.size)
+      return read, valid & np.array([[bool(prompt)] for prompt in prompts])
+
+    if not any(map(any, negative)):
+      return AV(None, None)
+    video, audio = zip(*negative)
+    return AV(of(video), None if audio == video else of(audio))
+
   def _clip(self, row: Row, media: dict, latents: dict) -> Clip:
     """What was made, and over it what was given."""
     if row.clean.video:
@@ -163,12 +181,22 @@ def to_refine(clip: Clip, given: Row = Row()) -> Row:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def generate(system, size: Size, c: Config, clean: AV, model, clips: Clips, seeds) -> AV:
+def generate(
+  system,
+  size: Size,
+  c: Config,
+  clean: AV,
+  model,
+  clips: Clips,
+  seeds,
+  negative: AV = AV(None, None),
+) -> AV:
   """Latents, AV of tuples of [b t h w c] and [b l c], one for each generated segment.
 
   Args:
     clean: AV of bool: this modality is given, and stays as it is.
-    clips: with what the text encoder makes embeddings of.
+    clips: with what the text encoder makes embeddings of; negative: as `guidance.guided` takes it,
+      but for that.
   """
   clips = system.embedded(clips)
   latents = conditioning.coded(system.codecs, size, clips)
@@ -176,7 +204,10 @@ def generate(system, size: Size, c: Config, clean: AV, model, clips: Clips, seed
   scales = guidance.Scales(
     text=AV(c.video_guidance_scale, c.audio_guidance_scale),
     modality=AV(c.modality_scale, c.modality_scale),
+    references=AV(c.reference_scale, c.reference_scale),
+    rescale=c.guidance_rescale,
   )
+  negative = AV(*(of and (encoder.embedded(system.text, of[0]), of[1]) for of in negative))
   shapes = segments.latent_shapes(system.codecs, size)
 
   def draw(seed):
@@ -193,7 +224,7 @@ def generate(system, size: Size, c: Config, clean: AV, model, clips: Clips, seed
   times = AV(*(jnp.ones_like(t) if whole else t for t, whole in zip(times, clean)))
   given = AV((latents.video,), (latents.audio,))
   x = AV(*(data if whole else noise for data, noise, whole in zip(given, x, clean)))
-  x = solver.SOLVERS[c.solver](guidance.guided(model, cond, scales), x, times)
+  x = solver.SOLVERS[c.solver](guidance.guided(model, cond, scales, negative), x, times)
   return x if clean.video else x._replace(video=kept(cond, x.video))
 
 

@@ -70,6 +70,8 @@ class RefAudio:
 @dataclasses.dataclass(frozen=True)
 class Request:
   prompt: str
+  negative_prompt: str = ''
+  audio_negative_prompt: str | None = None  # as the other where it is not given
   seed: int | None = None
   # The clip.  What is not given is as trained, or as the first picture or clip that is given.
   duration: int | None = None  # seconds, 3 to 15
@@ -184,7 +186,12 @@ class Request:
   def kinds(self) -> tuple:
     """What it gives: requests that give the same kinds can be made by one program."""
     masked = bool(self.mask_video or self.mask_image)
-    return bool(self.video), masked, bool(self.audio), self._images()
+    return bool(self.video), masked, bool(self.audio), self._images(), any(self.negative())
+
+  def negative(self) -> AV:
+    """What is not to be seen, and what not to be heard."""
+    heard = self.audio_negative_prompt
+    return AV(self.negative_prompt, self.negative_prompt if heard is None else heard)
 
   def size(self, system, trained: Mapping) -> Size:
     """What is made: as trained, but for what is asked."""

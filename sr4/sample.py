@@ -20,6 +20,8 @@ SAMPLING = {
   'video_guidance_scale': float,
   'audio_guidance_scale': float,
   'modality_scale': float,
+  'reference_scale': float,
+  'guidance_rescale': float,
   'shift': float,
   'audio_shift': float,
   'solver': str,
@@ -35,6 +37,7 @@ SIZE = {
   'resolution': str,
   'aspect_ratio': str,
 }
+NEGATIVE = ('negative_prompt', 'audio_negative_prompt')
 MEDIA = ('first_frame_image', 'end_frame_image', 'video', 'audio', 'mask_video', 'mask_image')
 
 
@@ -46,6 +49,8 @@ def arguments(parser):
   parser.add_argument('--requests', metavar='FILE', help='one request in JSON a line')
   for name in MEDIA:
     parser.add_argument(f'--{name}', metavar='FILE', help='given with each prompt')
+  for name in NEGATIVE:
+    parser.add_argument(f'--{name}', help='to be guided away from; as in sr4/request.py')
   parser.add_argument('--batch', type=int, default=8, help='clips at a time')
   parser.add_argument(
     '--prompt_optimizer',
@@ -93,7 +98,9 @@ def main(args):
       seeds = [args.seed + i if one.seed is None else one.seed for i, one in some]
       extra = args.batch - len(some) if len(asked) > args.batch else 0  # One program for all.
       rows, seeds = rows + rows[:1] * extra, seeds + seeds[:1] * extra
-      clips, fps = pipeline.Pipeline(system, model, size, sampling)(rows, seeds), size.fps
+      away = [one.negative() for _, one in some]
+      away += away[:1] * extra
+      clips, fps = pipeline.Pipeline(system, model, size, sampling)(rows, seeds, away), size.fps
       if refiner:
         clips, fps = refiner([one for _, one in some], clips[: len(some)], seeds, size)
       for (i, _), clip in zip(some, clips):
@@ -132,7 +139,7 @@ def requests(args) -> list:
   if args.prompts:
     with open(args.prompts) as f:
       prompts += [line.strip() for line in f if line.strip()]
-  beside = given(args, (*SIZE, *MEDIA))
+  beside = given(args, (*SIZE, *MEDIA, *NEGATIVE))
   found += [request.Request(prompt, **beside) for prompt in prompts]
   if not found:
     raise errors.UserError(

@@ -107,6 +107,22 @@ def test_references_are_looked_at_and_listened_to(base):
     assert np.any(clip.frames != one.frames) and np.any(clip.samples != one.samples)
 
 
+def test_prompts_to_be_guided_away_from(base):
+  """A row without one is as if nobody had one; each modality may have its own."""
+  system, model = base
+  sampler = pipeline.Pipeline(
+    system, model, system.size(5, 16, 16, 8.0), pipeline.Config(num_inference_steps=2)
+  )
+  prompts, none = ['a red circle'] * 3, sampler(['a red circle'], [3])[0]
+  plain, away, loud = sampler(
+    prompts, [3] * 3, [AV('', ''), AV('a blue square', 'a blue square'), AV('', 'a blue square')]
+  )
+  np.testing.assert_array_equal(plain.frames, none.frames)
+  assert np.any(away.frames != none.frames) and np.any(loud.samples != none.samples)
+  same = sampler(prompts[:1], [3], [AV('a blue square', 'a blue square')])[0]
+  np.testing.assert_allclose(same.latents['audio'], away.latents['audio'], atol=1e-4)
+
+
 @pytest.fixture(scope='module')
 def refiner():
   return build(audio=False, sparse=dict(tile=(64,)))

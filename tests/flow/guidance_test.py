@@ -1,11 +1,15 @@
 """sr4/flow/guidance.py: scale 1 is the model, and each scale does what its formula says."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sr4.core.av import AV
 from sr4.core.batch import Condition
+from sr4.core.batch import Segment
 from sr4.flow import guidance
 
 COND = Condition(
@@ -80,9 +84,52 @@ def test_text_scale_zero_is_the_model_without_text():
 
 
 def test_a_negative_prompt_takes_the_place_of_none():
-  negative = Condition(COND.segments, COND.text, jnp.ones((3, 2), bool), COND.present)
+  negative = AV((COND.text, jnp.ones((3, 2), bool)), None)
   v = guidance.guided(Model(), COND, guidance.Scales(AV(3.0, 3.0)), negative)(X, TIME)
   np.testing.assert_allclose(_first(v), CONDITIONAL + 2 * T * 10 * (TEXT - 2), rtol=1e-6)
+
+
+def test_each_modality_has_a_negative_prompt_of_its_own():
+  one, two = jnp.asarray([[True, False]] * 3), jnp.ones((3, 2), bool)
+  model = Model()
+  negative = AV((COND.text, one), (COND.text, two))
+  v = guidance.guided(model, COND, guidance.Scales(AV(3.0, 2.0)), negative)(X, TIME)
+  away = np.array([[2.0], [1.0]]) * T * 10 * (TEXT - np.array([[1], [2]]))
+  np.testing.assert_allclose(_first(v), CONDITIONAL + away, rtol=1e-6)
+  assert model.calls == 3
+
+
+def test_references_have_a_scale():
+  """Only the segments that are context are taken away."""
+  context = Segment(None, None, jnp.zeros((3, 4, 3)), jnp.ones((3, 4), bool), generated=False)
+  clip = Segment(None, None, jnp.zeros((3, 4, 3)), jnp.ones((3, 4), bool))
+  cond = dataclasses.replace(COND, segments=AV((context, clip), ()))
+
+  def model(x, t, cond):
+    seen = sum(of.valid.sum(1) for of in cond.segments.video)
+    fill = lambda a: jnp.broadcast_to(seen.reshape(3, *(1,) * (a.ndim - 1)), a.shape) * 1.0
+    return jax.tree.map(fill, x)
+
+  scales = guidance.Scales(AV(1.0, 1.0), references=AV(3.0, 1.0))
+  v = guidance.guided(model, cond, scales)(X, TIME)
+  np.testing.assert_allclose(_first(v), [[8 + 2 * 4] * 3, [8] * 3])
+
+
+def test_rescaling_gives_the_spread_of_the_conditional_model():
+  noise = lambda key: jax.tree.map(lambda a: jax.random.normal(jax.random.key(key), a.shape), X)
+
+  def model(x, t, cond):
+    told = cond.text_valid.sum() > 0
+    return jax.tree.map(lambda a, b: jnp.where(told, a, b), noise(1), noise(2))
+
+  make = lambda share: guidance.guided(model, COND, guidance.Scales(AV(5.0, 5.0), rescale=share))(
+    X, TIME
+  )
+  plain, half, full = (make(share).audio[0] for share in (0.0, 0.5, 1.0))
+  std = lambda x: np.std(np.asarray(x), (1, 2))
+  np.testing.assert_allclose(std(full), std(noise(1).audio[0]), rtol=1e-5)
+  np.testing.assert_allclose(half, (plain + full) / 2, rtol=1e-5)
+  assert np.all(std(plain) > 2 * std(full))
 
 
 def test_a_modality_left_out():
