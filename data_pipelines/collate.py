@@ -21,6 +21,7 @@ class Fields:
   """Which fields there are, beside those that follow from the Size."""
 
   known: tuple[int, int] | None = None  # sides of the masks, (1, 1) where they are of whole frames
+  heard: bool = False
   clean: bool = False
   latents: Latents = Latents()  # made ahead, as shapes without rows: their media are not there
   without: tuple[str, ...] = ()  # of 'frames', 'samples', 'low': nobody gives any
@@ -32,7 +33,7 @@ def fields(named, size: Size, latents: Latents = Latents()) -> Fields:
   known = None
   if masked := [task for task in doing if task.known]:
     known = (size.height, size.width) if any(task.regions for task in masked) else (1, 1)
-  return Fields(known, any(any(task.clean) for task in doing), latents)
+  return Fields(known, clean=any(any(task.clean) for task in doing), latents=latents)
 
 
 def fields_of(rows) -> Fields:
@@ -45,6 +46,7 @@ def fields_of(rows) -> Fields:
   like = lambda x: None if x is None else jax.ShapeDtypeStruct(x.shape, np.float32)
   return Fields(
     max(masks, default=None),
+    given('heard') is not None,
     any(any(row.clean) for row in rows),
     Latents(**{name: like(made(name)) for name in Latents.__match_args__}),
     tuple(name for name in ('frames', 'samples', 'low') if given(name) is None),
@@ -97,6 +99,7 @@ def shapes(rows: int, size: Size, has: Fields, text, channels: int) -> Clips:
     references if jax.tree.leaves(references) else None,
     jax.tree.map(lambda x: array(x.shape, x.dtype), made),
     low,
+    array((size.samples,), bool) if has.heard and size.samples else None,
   )
 
 
@@ -117,6 +120,7 @@ def collate(rows, size: Size, has: Fields, text, text_valid, channels: int) -> C
     References(images, there(images), clip, there(clip), sound, there(sound)),
     Latents(*(lambda r, name=name: getattr(r.latents, name) for name in Latents.__match_args__)),
     lambda r: r.low,
+    lambda r: r.heard,
   )
   like = shapes(len(rows), size, has, (None, None), channels)
   whole = lambda x: x is None  # A leaf: what the bucket has not.

@@ -79,6 +79,7 @@ class Row:
   frames: np.ndarray | None = None  # uint8 [T H W 3]
   samples: np.ndarray | None = None  # float32 [n channels]
   known: np.ndarray | None = None  # bool [T H W] or [T 1 1]
+  heard: np.ndarray | None = None  # bool [n]: samples that a clip to be made begins or ends with
   clean: AV = AV(False, False)
   keyframes: np.ndarray | None = None  # uint8 [k H*scale W*scale 3]
   at: np.ndarray | None = None  # int32 [k]

@@ -31,6 +31,8 @@ from sr4.models import tiles
 from sr4.models.text import encoder
 from sr4.training import checkpoint
 
+FADE = 0.02  # seconds in which a sound that is given becomes the one that is made
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -160,9 +162,19 @@ class Pipeline:
       media['frames'] = row.frames
     elif row.known is not None:
       media['frames'] = np.where(row.known[..., None], row.frames, media['frames'])
+    if row.heard is not None and self.size.samples:
+      fade = faded(row.heard, round(FADE * self.system.codecs.audio.sample_rate))[:, None]
+      media['samples'] = fade * row.samples + (1 - fade) * media['samples']
     if row.clean.audio or (self.size.low and row.samples is not None):
       media['samples'] = row.samples
     return Clip(row.caption, **media, latents=latents)
+
+
+def faded(heard: np.ndarray, length: int) -> np.ndarray:
+  """float32 [n]: 1 where a beginning or an end is heard, bool [n], falling to 0 over its last, or
+  first, `length`."""
+  left = np.sum(heard) - np.arange(len(heard))
+  return np.float32(np.clip((left if heard[0] else left[::-1]) / length, 0, 1))
 
 
 def keyframes_at(system, size: Size) -> tuple[int, ...]:
@@ -214,7 +226,7 @@ def generate(
     like = AV(*(tuple(map(jnp.zeros, of)) or None for of in shapes))
     return path.noise_like(jax.random.key(seed), like)
 
-  x = jax.vmap(draw)(seeds)
+  x = noise = jax.vmap(draw)(seeds)
   times = solver.times(c.num_inference_steps, AV(c.shift, c.audio_shift))
   if size.low and c.strength < 1:  # From where noise of this strength has the enlarged clip in it.
     start = AV(*(jnp.float32(1 - c.strength) for _ in range(2)))
@@ -223,9 +235,26 @@ def generate(
   # What is clean is data from the first step to the last.
   times = AV(*(jnp.ones_like(t) if whole else t for t, whole in zip(times, clean)))
   given = AV((latents.video,), (latents.audio,))
-  x = AV(*(data if whole else noise for data, noise, whole in zip(given, x, clean)))
-  x = solver.SOLVERS[c.solver](guidance.guided(model, cond, scales, negative), x, times)
+  x = AV(*(data if whole else z for data, z, whole in zip(given, x, clean)))
+  velocity = guidance.guided(model, cond, scales, negative)
+  if clips.heard is not None:
+    velocity = holding(velocity, system.codecs.audio, clips.heard, latents.audio, noise.audio[0])
+  x = solver.SOLVERS[c.solver](velocity, x, times)
   return x if clean.video else x._replace(video=kept(cond, x.video))
+
+
+def holding(velocity, codec, heard, data, noise):
+  """The velocity, but where a sound is given the one that leads there, from this noise."""
+  rate, length = codec.sample_rate / codec.rate, data.shape[1]
+  begins = np.floor(np.arange(length) * rate).astype(int)
+  ends = np.minimum(np.ceil(np.arange(1, length + 1) * rate).astype(int), heard.shape[1]) - 1
+  held = (heard[:, begins] & heard[:, ends])[..., None]
+
+  def held_velocity(x: AV, t: AV) -> AV:
+    v = velocity(x, t)
+    return v._replace(audio=(jnp.where(held, data - noise, v.audio[0]),))
+
+  return held_velocity
 
 
 def kept(cond: Condition, video):

@@ -10,6 +10,7 @@ Media are files.  A request is one of:
   image to video   `first_frame_image`, `end_frame_image`, `mid_frame_images`
   edit             `video`, and `mask_video` or `mask_image`: white is what changes
   omni             `ref_images`, `ref_videos`, `ref_audios`, each named in the prompt by its tag
+  extension        `ref_videos` of type `extend` or `extend_back`; `joined` puts both in one clip
 """
 
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from sr4.core import captions
 from sr4.core import errors
 from sr4.core.av import AV
 from sr4.core.batch import Size
+from sr4.extension import Extension
 from sr4.flow import segments
 
 RESOLUTIONS = {'480p': (480, 832), '720p': (720, 1280), '1080p': (1088, 1920)}  # of 16:9
@@ -59,6 +61,7 @@ class RefImages:
 class RefVideo:
   tag: str
   video_url: str
+  type: str = 'reference'  # or extend, extend_back: what is made comes after it, or before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +131,22 @@ class Request:
     yield from self._problems_of_frames()
     yield from self._problems_of_references()
 
+  @property
+  def extension(self) -> Extension | None:
+    """The clip that is continued."""
+    for entry in self.ref_videos:
+      if entry.type.startswith('extend'):
+        return Extension(entry.video_url, back=entry.type == 'extend_back')
+    return None
+
+  def joined(self, clip, system, size: Size):
+    """The clip that was made, and the one that it extends, in one; without an extension itself."""
+    if not (extension := self.extension):
+      return clip
+    known = extension.known(size, system.codecs.video.time_factor)
+    source = extension.source(system, size, *clip.frames.shape[1:3])
+    return extension.joined(source, clip, known)
+
   def _images(self) -> bool:
     return bool(self.first_frame_image or self.end_frame_image or self.mid_frame_images)
 
@@ -164,6 +183,11 @@ class Request:
         yield f'ref_images[{i}].image_urls', f'{len(entry.image_urls)} of them; 1 to {most}'
     if len(self.ref_videos) > 1:
       yield 'ref_videos', f'{len(self.ref_videos)} of them; 1 at most'
+    for i, entry in enumerate(self.ref_videos):
+      if entry.type not in ('reference', 'extend', 'extend_back'):
+        yield f'ref_videos[{i}].type', f'{entry.type!r}; it is reference, extend or extend_back'
+    if self.extension and (self.ref_images or self.ref_audios):
+      yield 'ref_videos', 'a clip that is extended does not go with other references'
     if len(self._voices()) > 1:
       yield 'ref_audios', 'one reference sound, the voice of a picture or a tag of its own; no more'
     for name in ('ref_images', 'ref_videos', 'ref_audios'):
@@ -186,7 +210,14 @@ class Request:
   def kinds(self) -> tuple:
     """What it gives: requests that give the same kinds can be made by one program."""
     masked = bool(self.mask_video or self.mask_image)
-    return bool(self.video), masked, bool(self.audio), self._images(), any(self.negative())
+    return (
+      bool(self.video),
+      masked,
+      bool(self.audio),
+      self._images(),
+      bool(self.extension),
+      any(self.negative()),
+    )
 
   def negative(self) -> AV:
     """What is not to be seen, and what not to be heard."""
@@ -201,19 +232,19 @@ class Request:
         changes[name] = getattr(self, name)
     fps, step = changes.get('fps', usual.fps), system.codecs.video.time_factor
     whole = lambda seconds: 1 + step * max(0, int(seconds * fps + 1e-3) // step)
-    source = self.video or next((entry.video_url for entry in self.ref_videos), '')
+    like = None if self.extension else next(iter(self.ref_videos), None)
+    source = self.video or (like.video_url if like else '')
     if self.duration is not None:
       changes['frames'] = whole(self.duration)
     elif source and self.frames is None and usual.frames:
-      lasts = media.probe(source).duration
-      changes['frames'] = whole(min(lasts - 1 / fps if self.video else lasts, SECONDS))
+      changes['frames'] = whole(min(media.probe(source).duration - 1 / fps, SECONDS))
     if frames := changes.get('frames', usual.frames):
       changes |= self._sides(system, usual)
       # No more than the latents of a shorter clip.
       changes['keyframes'] = min(usual.keyframes, 1 + (frames - 1) // step)
     if images := self._pictures():
       changes['reference_images'] = len(images)
-    if self.ref_videos:
+    if like:
       lasts = min(media.probe(source).duration, CLIP_SECONDS)
       changes['reference_frames'] = whole(lasts - 1 / fps)
     if voices := self._voices():
@@ -256,7 +287,7 @@ class Request:
     Raises:
       MediaError: a file that is broken, or shorter than the clip.
     """
-    frames = known = keyframes = at = samples = None
+    frames = known = keyframes = at = samples = heard = None
     if shown := self._shown(system, size):
       frames, known = shown(size.height, size.width)
     if size.keyframes:
@@ -265,12 +296,16 @@ class Request:
         keyframes = shown(*segments.keyframe_sides(size))[0][at]
     if self.audio and size.samples:
       samples = self._sound(system, self.audio, size.samples)
-    given = frames is not None and known is None
+    clean = AV(frames is not None and known is None, samples is not None)
+    if (extension := self.extension) and size.samples:
+      source = extension.source(system, size, size.height, size.width)
+      samples, heard = extension.heard(source, size, known[:, 0, 0])
     return Row(
       frames,
       samples,
       known,
-      AV(given, samples is not None),
+      heard,
+      clean,
       keyframes,
       at,
       caption=self._caption(),
@@ -288,6 +323,14 @@ class Request:
           frames[place] = media.read_image(path, height, width)
         known = np.isin(np.arange(size.frames), list(stills_at))
         return frames, known[:, None, None]
+
+      return shown
+    if extension := self.extension:
+      known = extension.known(size, system.codecs.video.time_factor)
+
+      def shown(height: int, width: int):
+        source = extension.source(system, size, height, width)
+        return extension.shown(source, known), known[:, None, None]
 
       return shown
     if not self.video:
@@ -378,14 +421,16 @@ class Request:
       panels = [entry] if entry.type == 'image' else []
       count = len(entry.image_urls) if panels else len(self._pictures())
       names[entry.tag] = ' '.join(f'@image_{next(images)}' for _ in range(count))
-    names |= {entry.tag: '@video_1' for entry in self.ref_videos}
+    clips = () if self.extension else self.ref_videos
+    names |= {entry.tag: '@video_1' for entry in clips}
+    names |= {entry.tag: entry.tag[1:] for entry in self.ref_videos[len(clips) :]}
     names |= {entry.tag: '@audio_1' for entry in self.ref_audios}
     names |= {frame.tag: frame.tag[1:] for frame in self.mid_frame_images if frame.tag}
     for tag in sorted(names, key=len, reverse=True):
       text = text.replace(tag, f'\0{tag[1:]}\0')  # So that no name is found in another's.
     for tag, name in names.items():
       text = text.replace(f'\0{tag[1:]}\0', name)
-    kinds = ['image'] * len(self._pictures()) + ['video'] * len(self.ref_videos)
+    kinds = ['image'] * len(self._pictures()) + ['video'] * len(clips)
     captions.check_references(text, kinds + ['audio'] * len(self.ref_audios))
     return text
 

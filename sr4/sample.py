@@ -100,12 +100,13 @@ def main(args):
       rows, seeds = rows + rows[:1] * extra, seeds + seeds[:1] * extra
       away = [one.negative() for _, one in some]
       away += away[:1] * extra
-      clips, fps = pipeline.Pipeline(system, model, size, sampling)(rows, seeds, away), size.fps
+      clips = pipeline.Pipeline(system, model, size, sampling)(rows, seeds, away)
       if refiner:
-        clips, fps = refiner([one for _, one in some], clips[: len(some)], seeds, size)
-      for (i, _), clip in zip(some, clips):
+        clips, size = refiner([one for _, one in some], clips[: len(some)], seeds, size)
+      for (i, one), clip in zip(some, clips):
+        clip = one.joined(clip, system, size)
         path = os.path.join(args.out, f'clip-{i:03d}')
-        written = write(path, clip, fps, system.codecs.audio.sample_rate)
+        written = write(path, clip, size.fps, system.codecs.audio.sample_rate)
         files.save(f'{path}.safetensors', safetensors.save(clip.latents))
         print(f'{written}  {clip.prompt}', flush=True)
 
@@ -184,8 +185,8 @@ class Refiner:
     fields = {{'refine_steps': 'num_inference_steps'}.get(k, k): v for k, v in told.items()}
     self.sampling = config.build(pipeline.Config, dict(self.trained['sample']) | fields, 'sample')
 
-  def __call__(self, asked, clips, seeds, size) -> tuple[list, float]:
-    """(clips, frames a second) of Requests, of their clips, and of as many seeds or more."""
+  def __call__(self, asked, clips, seeds, size) -> tuple:
+    """(clips, their Size) of Requests, of their clips, and of as many seeds or more."""
     import dataclasses
 
     from sr4 import pipeline
@@ -199,7 +200,7 @@ class Refiner:
     ]
     rows += rows[:1] * (len(seeds) - len(rows))
     sampler = pipeline.Pipeline(self.system, self.model, large, self.sampling)
-    return sampler(rows, seeds), large.fps
+    return sampler(rows, seeds), large
 
 
 def write(path: str, clip, fps: float, rate: int) -> str:

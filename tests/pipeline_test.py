@@ -91,6 +91,28 @@ def test_a_modality_that_is_given_stays_and_is_heard_or_seen(base, given):
     sampled(base, [row, 'a red circle'])
 
 
+@pytest.mark.parametrize('solver', ['euler', 'unipc'])
+def test_a_sound_goes_on_from_what_is_heard(base, solver):
+  system, model = base
+  config = pipeline.Config(num_inference_steps=3, solver=solver)
+  sampler = pipeline.Pipeline(system, model, system.size(5, 16, 16, 8.0), config)
+  heard = np.arange(5000) < 2000
+  row = Row(samples=SAMPLES * heard[:, None], heard=heard, caption='a red circle')
+  other = dataclasses.replace(row, samples=-row.samples)
+  one, two = sampler([row, other], [3, 3])
+  np.testing.assert_array_equal(one.samples[:1840], SAMPLES[:1840])  # 20 ms before the end
+  assert np.any(one.samples[2000:] != two.samples[2000:])
+  wanted = np.asarray(system.codecs.audio.encode(row.samples[None]))[0]
+  whole = int(2000 // (8000 / system.codecs.audio.rate))
+  np.testing.assert_allclose(one.latents['audio'][:whole], wanted[:whole], atol=1e-4)
+  assert np.abs(one.latents['audio'][whole:] - wanted[whole:]).min() > 0
+
+
+def test_a_fade_lies_within_what_is_heard():
+  np.testing.assert_allclose(pipeline.faded(np.arange(6) < 4, 2), [1, 1, 1, 0.5, 0, 0])
+  np.testing.assert_allclose(pipeline.faded(np.arange(6) >= 2, 2), [0, 0, 0.5, 1, 1, 1])
+
+
 def test_references_are_looked_at_and_listened_to(base):
   slots = dict(reference_images=1, reference_frames=5, reference_seconds=0.25)
   row = Row(

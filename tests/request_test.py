@@ -8,6 +8,7 @@ import pytest
 from data_pipelines import media
 from data_pipelines import mp4
 from data_pipelines import stills
+from sr4 import pipeline
 from sr4 import request
 from sr4.core import captions
 from sr4.core import config as config_lib
@@ -148,6 +149,36 @@ def test_a_grid_is_its_panels(home):
   assert row.caption == 'as in @image_1 @image_2 @image_3 @image_4' and len(row.images) == 4
 
 
+@pytest.mark.parametrize('back', [False, True])
+def test_a_clip_goes_on_where_another_ends_or_leads_up_to_it(home, back):
+  kind = 'extend_back' if back else 'extend'
+  film = dict(tag='@film', video_url=str(home / 'clip.mp4'), type=kind)
+  given = ask(prompt='@film goes on', ref_videos=(film,), frames=17)
+  size = given.size(SYSTEM, TRAINED)
+  assert (size.frames, size.reference_frames) == (17, 0)
+  row = given.row(SYSTEM, size)
+  assert row.caption == 'film goes on' and row.clean == (False, False)
+  like = dict(height=size.height, width=size.width, fps=8.0, sample_rate=8000, channels=1)
+  source = media.read(home / 'clip.mp4', frames=9, **like)
+  known, count = row.known[:, 0, 0], 4 if back else 5  # Whole latents: 4 frames, 1 at the start.
+  np.testing.assert_array_equal(np.flatnonzero(known), np.arange(17)[-4:] if back else range(5))
+  wanted = source.frames[:4] if back else source.frames[-5:]
+  np.testing.assert_array_equal(row.frames[known], wanted)
+  assert row.heard.sum() == count * 1000 and row.heard[-1 if back else 0]
+  np.testing.assert_array_equal(
+    row.samples[row.heard], source.samples[:4000] if back else source.samples[-5000:]
+  )
+  made = pipeline.Clip('', row.frames + 1 * ~row.known[..., None], row.samples, None, {})
+  both = given.joined(made, SYSTEM, size)
+  assert len(both.frames) == 17 + 9 - count and len(both.samples) == 1000 * len(both.frames)
+  theirs = slice(-9, None) if back else slice(9)
+  np.testing.assert_array_equal(both.frames[theirs], source.frames)
+  np.testing.assert_array_equal(
+    both.samples[len(both.samples) - 9000 :] if back else both.samples[:9000], source.samples
+  )
+  assert np.all(both.frames[:13] == 1 if back else both.frames[9:] == 1)
+
+
 PICTURE = dict(tag='@a', image_urls=('a.png',))
 MOMENT = dict(image_url='a.png', time_stamp=1.0)
 
@@ -196,6 +227,15 @@ MOMENT = dict(image_url='a.png', time_stamp=1.0)
     (dict(video='a.mp4', audio='a.wav'), 'audio: with `video` and no mask'),
     (dict(video='a.mp4', first_frame_image='a.png'), 'video: an edit does not go with'),
     (dict(ref_images=3), 'ref_images=3'),
+    (dict(prompt='@a', ref_videos=[dict(tag='@a', video_url='a', type='go')]), "type: 'go'"),
+    (
+      dict(
+        prompt='@a @b',
+        ref_videos=[dict(tag='@b', video_url='a', type='extend')],
+        ref_images=(PICTURE,),
+      ),
+      'ref_videos: a clip that is extended',
+    ),
   ],
 )
 def test_a_broken_rule_names_its_field(fields, told):
@@ -214,6 +254,8 @@ def test_what_the_media_do_not_have(home):
 
   fails('mask_image: nothing in it is white', video=clip, mask_image=str(home / 'black.png'))
   fails('audio: .*mask.mp4 has no sound', audio=str(home / 'mask.mp4'))
+  film = dict(tag='@film', video_url=clip, type='extend')
+  fails('9 frames at 8 fps', prompt='@film', ref_videos=(film,), frames=65)
   fails('nowhere.mp4', video='/nowhere.mp4')
   fails('frames', video=clip, mask_image=str(home / 'mask.png'), frames=33)
   late = dict(image_url=str(home / 'first.png'), time_stamp=0.5)

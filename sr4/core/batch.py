@@ -106,6 +106,7 @@ class Clips:
   references: References | None = None
   latents: Latents = Latents()  # made ahead, in any float
   low: Array | None = None  # uint8 [b T h w 3], where the Size has it
+  heard: Array | None = None  # bool [b n]: samples that are given when a clip is continued
 
 
 @jax.tree_util.register_dataclass
