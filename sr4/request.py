@@ -305,9 +305,9 @@ class Request:
       samples,
       known,
       heard,
-      clean,
-      keyframes,
-      at,
+      clean=clean,
+      keyframes=keyframes,
+      at=at,
       caption=self._caption(),
       **self._references(system, size),
     )
