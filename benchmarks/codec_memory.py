@@ -14,7 +14,12 @@ import time
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
-CLIPS = {'480p 5 s': (81, 480, 832), '480p 15 s': (241, 480, 832), '1080p 5 s': (81, 1088, 1920)}
+CLIPS = {
+  '480p 5 s': (81, 480, 832),
+  '480p 15 s': (241, 480, 832),
+  '1080p 5 s': (81, 1088, 1920),
+  '256 x 256 15 s 32 fps': (481, 256, 256),  # what `--decode_tile 256` decodes at a time
+}
 PASSES = 'encode', 'decode'
 LIMIT = 900  # seconds of a program's compilation
 

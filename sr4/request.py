@@ -240,8 +240,9 @@ class Request:
       changes['frames'] = whole(min(media.probe(source).duration - 1 / fps, SECONDS))
     if frames := changes.get('frames', usual.frames):
       changes |= self._sides(system, usual)
-      # No more than the latents of a shorter clip.
-      changes['keyframes'] = min(usual.keyframes, 1 + (frames - 1) // step)
+      # No more than the latents of a shorter clip, and none of one that is there.
+      whole_clip = self.video and not self.mask_video and not self.mask_image
+      changes['keyframes'] = 0 if whole_clip else min(usual.keyframes, 1 + (frames - 1) // step)
     if images := self._pictures():
       changes['reference_images'] = len(images)
     if like:

@@ -9,6 +9,7 @@ import pytest
 
 from data_pipelines.tasks import Row
 from sr4 import pipeline
+from sr4.core import sharding
 from sr4.core.av import AV
 from sr4.core.batch import Latents
 from sr4.models import system as system_lib
@@ -212,3 +213,34 @@ def test_a_clip_decoded_in_tiles_is_the_clip(base):
   one, two = whole(['x'], [3])[0], parts(['x'], [3])[0]
   assert np.abs(one.frames.astype(int) - two.frames).max() <= 1
   assert np.mean(one.frames == two.frames) > 0.99
+
+
+def test_a_mesh_makes_the_same_clips(base, relative):
+  """All that can be given at once, rows over two devices and tokens over two more."""
+  slots = dict(reference_images=1, reference_frames=5)
+  heard = np.arange(5000) < 2000
+  row = Row(
+    FRAMES,
+    SAMPLES * heard[:, None],
+    BOX,
+    heard,
+    images=(FRAMES[0],),
+    clip=FRAMES,
+    caption='@image_1 @video_1',
+  )
+  away = AV('a blue square', 'a bell')
+  config = pipeline.Config(
+    num_inference_steps=2, solver='unipc', reference_scale=2.0, decode_tile=8
+  )
+
+  def made(made_of):
+    system, model = made_of
+    sampler = pipeline.Pipeline(system, model, system.size(5, 16, 16, 8.0, **slots), config)
+    return sampler([row, row], [1, 2], [away, away])
+
+  one = made(base)
+  with jax.set_mesh(sharding.make_mesh(jax.devices()[:4], fsdp=2, seq=2)):
+    for clip, other in zip(one, made(build())):
+      for name, latents in clip.latents.items():
+        assert relative(other.latents[name], latents) < 1e-5
+      assert np.mean(clip.frames == other.frames) > 0.99
