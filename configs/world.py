@@ -88,7 +88,8 @@ def refiner(config: ml_collections.ConfigDict):
   config.model.update(width=192, heads=3, audio=False, sparse=dict(tile=(64,)))
   config.data.buckets = dict(refiner=large | dict(rows=4, low=low, tasks=tasks))
   config.data.root = 'out/refiner/data'
-  config.flow = dict(drop=dict(text=0.1))
+  # Near noise is where the low clip is all that tells of the large one.
+  config.flow = dict(drop=dict(text=0.1), video_time=dict(shift=5.0))
   config.step.update(sparsify=0.03)
   config.train.update(steps=20_000, save_every=500, keep=6)
   config.validate = dict(every=500, batches=16, root='out/refiner/data/held_out')
