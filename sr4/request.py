@@ -23,6 +23,7 @@ from data_pipelines import media
 from data_pipelines import stills
 from data_pipelines.tasks import Row
 from sr4 import pipeline
+from sr4 import request_rules
 from sr4.core import captions
 from sr4.core import errors
 from sr4.core.av import AV
@@ -30,11 +31,6 @@ from sr4.core.batch import Size
 from sr4.extension import Extension
 from sr4.flow import segments
 
-RESOLUTIONS = {'480p': (480, 832), '720p': (720, 1280), '1080p': (1088, 1920)}  # of 16:9
-ASPECTS = ('16:9', '4:3', '1:1', '9:16', '3:4')
-SECONDS = 15  # of a clip, and of a reference sound, at most
-CLIP_SECONDS = 10  # of a reference clip
-IMAGES, ENTRIES, MOMENTS = 5, 3, 6  # of one tag, of a request, timed frames
 WHITE = 128  # of 255: from here on a mask is white
 
 
@@ -100,36 +96,8 @@ class Request:
   ref_audios: tuple[RefAudio, ...] = ()
 
   def __post_init__(self):
-    for field, problem in self._problems():
+    for field, problem in request_rules.problems(self):
       raise RequestError(f'{field}: {problem}')
-
-  def _problems(self):
-    """(field, the rule and the fix) of each rule that is broken."""
-    images = self._images()
-    omni = next((n for n in ('ref_images', 'ref_videos', 'ref_audios') if getattr(self, n)), '')
-    if not self.prompt.strip():
-      yield 'prompt', 'it is empty; say what is to be seen and heard'
-    if self.duration is not None and not 3 <= self.duration <= SECONDS:
-      yield 'duration', f'{self.duration} is not in 3 to {SECONDS} seconds'
-    if self.resolution and self.resolution not in RESOLUTIONS:
-      yield 'resolution', f'{self.resolution!r} is not among {", ".join(RESOLUTIONS)}'
-    if self.aspect_ratio and self.aspect_ratio not in ASPECTS:
-      yield 'aspect_ratio', f'{self.aspect_ratio!r} is not among {", ".join(ASPECTS)}'
-    if (self.height or self.width) and (self.resolution or self.aspect_ratio):
-      yield 'height', 'height and width, or resolution and aspect_ratio: give one of these pairs'
-    if self.duration is not None and self.frames is not None:
-      yield 'frames', 'it says the same as duration; give one of them'
-    if self.aspect_ratio and images:
-      yield 'aspect_ratio', 'it follows the image; leave it out'
-    if omni and images:
-      yield omni, 'references do not go with first, end and mid frames; leave either out'
-    if omni and self.video:
-      yield omni, 'references do not go with a video that is edited; leave either out'
-    if images and self.video:
-      yield 'video', 'an edit does not go with first, end and mid frames; leave either out'
-    yield from self._problems_of_masks()
-    yield from self._problems_of_frames()
-    yield from self._problems_of_references()
 
   @property
   def extension(self) -> Extension | None:
@@ -147,63 +115,14 @@ class Request:
     source = extension.source(system, size, *clip.frames.shape[1:3])
     return extension.joined(source, clip, known)
 
-  def _images(self) -> bool:
+  @property
+  def images(self) -> bool:
+    """Is any frame given as a picture?"""
     return bool(self.first_frame_image or self.end_frame_image or self.mid_frame_images)
 
-  def _problems_of_masks(self):
-    masks = [name for name in ('mask_video', 'mask_image') if getattr(self, name)]
-    if len(masks) > 1:
-      yield 'mask_image', 'mask_video says it for each frame; give one of them'
-    if masks and not self.video:
-      yield masks[0], 'it says what of `video` changes; give that, too'
-    if self.video and not masks and self.audio:
-      yield 'audio', 'with `video` and no mask nothing is left to make; give one, or a mask'
-
-  def _problems_of_frames(self):
-    if len(self.mid_frame_images) > MOMENTS:
-      yield 'mid_frame_images', f'{len(self.mid_frame_images)} of them; {MOMENTS} at most'
-    for i, frame in enumerate(self.mid_frame_images):
-      where = f'mid_frame_images[{i}]'
-      if frame.time_stamp != -1 and not 0 < frame.time_stamp < (self.duration or math.inf):
-        yield f'{where}.time_stamp', f'{frame.time_stamp:g} is not within the clip, nor -1'
-      if frame.tag:
-        yield from self._problems_of_tag(f'{where}.tag', frame.tag)
-
-  def _problems_of_references(self):
-    kinds, tags = {entry.type for entry in self.ref_images}, set()
-    if kinds - {'image', 'grid'}:
-      yield 'ref_images', f'type {sorted(kinds - {"image", "grid"})[0]!r} is neither image nor grid'
-    if len(kinds) > 1:
-      yield 'ref_images', 'all are of one type, image or grid'
-    if len(self.ref_images) > (1 if kinds == {'grid'} else ENTRIES):
-      yield 'ref_images', f'{len(self.ref_images)} entries; {ENTRIES} at most, and 1 of a grid'
-    for i, entry in enumerate(self.ref_images):
-      most = 1 if entry.type == 'grid' else IMAGES
-      if not 1 <= len(entry.image_urls) <= most:
-        yield f'ref_images[{i}].image_urls', f'{len(entry.image_urls)} of them; 1 to {most}'
-    if len(self.ref_videos) > 1:
-      yield 'ref_videos', f'{len(self.ref_videos)} of them; 1 at most'
-    for i, entry in enumerate(self.ref_videos):
-      if entry.type not in ('reference', 'extend', 'extend_back'):
-        yield f'ref_videos[{i}].type', f'{entry.type!r}; it is reference, extend or extend_back'
-    if self.extension and (self.ref_images or self.ref_audios):
-      yield 'ref_videos', 'a clip that is extended does not go with other references'
-    if len(self._voices()) > 1:
-      yield 'ref_audios', 'one reference sound, the voice of a picture or a tag of its own; no more'
-    for name in ('ref_images', 'ref_videos', 'ref_audios'):
-      for i, entry in enumerate(getattr(self, name)):
-        yield from self._problems_of_tag(f'{name}[{i}].tag', entry.tag)
-        if entry.tag in tags:
-          yield f'{name}[{i}].tag', f'{entry.tag!r} is there twice; each has its own'
-        tags.add(entry.tag)
-
-  def _problems_of_tag(self, where: str, tag: str):
-    if not tag.startswith('@') or len(tag) < 2:
-      yield where, f'{tag!r} does not start with @ and a name'
-    elif tag not in self.prompt:
-      yield where, f'the prompt does not name {tag!r}; name it there'
-
-  def _voices(self) -> list[str]:
+  @property
+  def voices(self) -> list[str]:
+    """Files of reference sounds."""
     voices = [entry.audio_url for entry in self.ref_images if entry.audio_url]
     return voices + [entry.audio_url for entry in self.ref_audios]
 
@@ -214,7 +133,7 @@ class Request:
       bool(self.video),
       masked,
       bool(self.audio),
-      self._images(),
+      self.images,
       bool(self.extension),
       any(self.negative()),
     )
@@ -237,7 +156,7 @@ class Request:
     if self.duration is not None:
       changes['frames'] = whole(self.duration)
     elif source and self.frames is None and usual.frames:
-      changes['frames'] = whole(min(media.probe(source).duration - 1 / fps, SECONDS))
+      changes['frames'] = whole(min(media.probe(source).duration - 1 / fps, request_rules.SECONDS))
     if frames := changes.get('frames', usual.frames):
       changes |= self._sides(system, usual)
       # No more than the latents of a shorter clip, and none of one that is there.
@@ -246,10 +165,10 @@ class Request:
     if images := self._pictures():
       changes['reference_images'] = len(images)
     if like:
-      lasts = min(media.probe(source).duration, CLIP_SECONDS)
+      lasts = min(media.probe(source).duration, request_rules.CLIP_SECONDS)
       changes['reference_frames'] = whole(lasts - 1 / fps)
-    if voices := self._voices():
-      changes['reference_seconds'] = min(media.probe(voices[0]).duration, SECONDS)
+    if voices := self.voices:
+      changes['reference_seconds'] = min(media.probe(voices[0]).duration, request_rules.SECONDS)
     return pipeline.size_of(system, trained, **changes)
 
   def _sides(self, system, usual: Size) -> dict:
@@ -262,7 +181,7 @@ class Request:
       *(entry.video_url for entry in self.ref_videos),
     )
     shown, ratio = next(filter(None, shown), ''), usual.height / usual.width
-    area = math.prod(RESOLUTIONS.get(self.resolution, (usual.height, usual.width)))
+    area = math.prod(request_rules.RESOLUTIONS.get(self.resolution, (usual.height, usual.width)))
     if self.aspect_ratio:
       across, down = map(int, self.aspect_ratio.split(':'))
       ratio = down / across
@@ -274,7 +193,7 @@ class Request:
     else:
       return {}
     if self.resolution and abs(ratio - 9 / 16) < 0.01:
-      return dict(zip(('height', 'width'), RESOLUTIONS[self.resolution]))
+      return dict(zip(('height', 'width'), request_rules.RESOLUTIONS[self.resolution]))
     factor = system.codecs.video.space_factor
     unit = lambda side, patch: max(1, round(side / factor / patch)) * factor * patch
     _, high, wide = system.config.patch
@@ -355,6 +274,8 @@ class Request:
 
   def _moments(self, size: Size) -> dict[int, str]:
     """{frame: picture} of first, mid and end frames."""
+    if self.images and size.frames < 2:
+      raise RequestError(f'frames: given frames are of a clip, and {size.frames} are made')
     last, mids = size.frames - 1, self.mid_frame_images
     found = {0: self.first_frame_image, last: self.end_frame_image}
     for i, frame in enumerate(mids):
@@ -412,7 +333,7 @@ class Request:
       )
       given['clip'] = np.stack([stills.letterbox(frame, *sides) for frame in clip.frames])
     if size.reference_samples:
-      given['sound'] = self._sound(system, self._voices()[0], size.reference_samples)
+      given['sound'] = self._sound(system, self.voices[0], size.reference_samples)
     return given
 
   def _caption(self) -> str:

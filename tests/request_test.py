@@ -256,6 +256,7 @@ def test_what_the_media_do_not_have(home):
   fails('audio: .*mask.mp4 has no sound', audio=str(home / 'mask.mp4'))
   film = dict(tag='@film', video_url=clip, type='extend')
   fails('9 frames at 8 fps', prompt='@film', ref_videos=(film,), frames=65)
+  fails('frames: given frames are of a clip', first_frame_image=str(home / 'first.png'), frames=1)
   fails('nowhere.mp4', video='/nowhere.mp4')
   fails('frames', video=clip, mask_image=str(home / 'mask.png'), frames=33)
   late = dict(image_url=str(home / 'first.png'), time_stamp=0.5)

@@ -1,0 +1,95 @@
+"""What may be asked: every rule of a request (sr4/request.py), with the field that it is about."""
+
+import math
+
+RESOLUTIONS = {'480p': (480, 832), '720p': (720, 1280), '1080p': (1088, 1920)}  # of 16:9
+ASPECTS = ('16:9', '4:3', '1:1', '9:16', '3:4')
+SECONDS = 15  # of a clip, and of a reference sound, at most
+CLIP_SECONDS = 10  # of a reference clip
+IMAGES, ENTRIES, MOMENTS = 5, 3, 6  # of one tag, of a request, timed frames
+
+
+def problems(asked):
+  """(field, the rule and the fix) of each rule that is broken."""
+  images = asked.images
+  omni = next((n for n in ('ref_images', 'ref_videos', 'ref_audios') if getattr(asked, n)), '')
+  if not asked.prompt.strip():
+    yield 'prompt', 'it is empty; say what is to be seen and heard'
+  if asked.duration is not None and not 3 <= asked.duration <= SECONDS:
+    yield 'duration', f'{asked.duration} is not in 3 to {SECONDS} seconds'
+  if asked.resolution and asked.resolution not in RESOLUTIONS:
+    yield 'resolution', f'{asked.resolution!r} is not among {", ".join(RESOLUTIONS)}'
+  if asked.aspect_ratio and asked.aspect_ratio not in ASPECTS:
+    yield 'aspect_ratio', f'{asked.aspect_ratio!r} is not among {", ".join(ASPECTS)}'
+  if (asked.height or asked.width) and (asked.resolution or asked.aspect_ratio):
+    yield 'height', 'height and width, or resolution and aspect_ratio: give one of these pairs'
+  if asked.duration is not None and asked.frames is not None:
+    yield 'frames', 'it says the same as duration; give one of them'
+  if asked.aspect_ratio and images:
+    yield 'aspect_ratio', 'it follows the image; leave it out'
+  if omni and images:
+    yield omni, 'references do not go with first, end and mid frames; leave either out'
+  if omni and asked.video:
+    yield omni, 'references do not go with a video that is edited; leave either out'
+  if images and asked.video:
+    yield 'video', 'an edit does not go with first, end and mid frames; leave either out'
+  yield from of_masks(asked)
+  yield from of_frames(asked)
+  yield from of_references(asked)
+
+
+def of_masks(asked):
+  masks = [name for name in ('mask_video', 'mask_image') if getattr(asked, name)]
+  if len(masks) > 1:
+    yield 'mask_image', 'mask_video says it for each frame; give one of them'
+  if masks and not asked.video:
+    yield masks[0], 'it says what of `video` changes; give that, too'
+  if asked.video and not masks and asked.audio:
+    yield 'audio', 'with `video` and no mask nothing is left to make; give one, or a mask'
+
+
+def of_frames(asked):
+  if len(asked.mid_frame_images) > MOMENTS:
+    yield 'mid_frame_images', f'{len(asked.mid_frame_images)} of them; {MOMENTS} at most'
+  for i, frame in enumerate(asked.mid_frame_images):
+    where = f'mid_frame_images[{i}]'
+    if frame.time_stamp != -1 and not 0 < frame.time_stamp < (asked.duration or math.inf):
+      yield f'{where}.time_stamp', f'{frame.time_stamp:g} is not within the clip, nor -1'
+    if frame.tag:
+      yield from of_tag(asked, f'{where}.tag', frame.tag)
+
+
+def of_references(asked):
+  kinds, tags = {entry.type for entry in asked.ref_images}, set()
+  if kinds - {'image', 'grid'}:
+    yield 'ref_images', f'type {sorted(kinds - {"image", "grid"})[0]!r} is neither image nor grid'
+  if len(kinds) > 1:
+    yield 'ref_images', 'all are of one type, image or grid'
+  if len(asked.ref_images) > (1 if kinds == {'grid'} else ENTRIES):
+    yield 'ref_images', f'{len(asked.ref_images)} entries; {ENTRIES} at most, and 1 of a grid'
+  for i, entry in enumerate(asked.ref_images):
+    most = 1 if entry.type == 'grid' else IMAGES
+    if not 1 <= len(entry.image_urls) <= most:
+      yield f'ref_images[{i}].image_urls', f'{len(entry.image_urls)} of them; 1 to {most}'
+  if len(asked.ref_videos) > 1:
+    yield 'ref_videos', f'{len(asked.ref_videos)} of them; 1 at most'
+  for i, entry in enumerate(asked.ref_videos):
+    if entry.type not in ('reference', 'extend', 'extend_back'):
+      yield f'ref_videos[{i}].type', f'{entry.type!r}; it is reference, extend or extend_back'
+  if asked.extension and (asked.ref_images or asked.ref_audios):
+    yield 'ref_videos', 'a clip that is extended does not go with other references'
+  if len(asked.voices) > 1:
+    yield 'ref_audios', 'one reference sound, the voice of a picture or a tag of its own; no more'
+  for name in ('ref_images', 'ref_videos', 'ref_audios'):
+    for i, entry in enumerate(getattr(asked, name)):
+      yield from of_tag(asked, f'{name}[{i}].tag', entry.tag)
+      if entry.tag in tags:
+        yield f'{name}[{i}].tag', f'{entry.tag!r} is there twice; each has its own'
+      tags.add(entry.tag)
+
+
+def of_tag(asked, where: str, tag: str):
+  if not tag.startswith('@') or len(tag) < 2:
+    yield where, f'{tag!r} does not start with @ and a name'
+  elif tag not in asked.prompt:
+    yield where, f'the prompt does not name {tag!r}; name it there'
