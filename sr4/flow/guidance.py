@@ -48,13 +48,15 @@ def guided(
     """x: latents with rows; t: one scalar per modality."""
     t = AV(*(sharding.over_rows(time, cond.text.shape[0]) for time in t))
     v_cond = v = model(x, t, cond)
-    for scale, without in conditions:
-      needed = {id(one): one for one, s in zip(without, scale) if s != 1}
-      away = {key: model(x, t, one) for key, one in needed.items()}
+    for scales_of, withouts in conditions:
+      away = {}  # Velocities without it; what both modalities are without is run once.
+      for without, scale in zip(withouts, scales_of):
+        if scale != 1 and id(without) not in away:
+          away[id(without)] = model(x, t, without)
       v = AV(
         *(
-          pushed(v, v_cond, away[id(one)][i], s) if s != 1 else v
-          for i, (v, v_cond, one, s) in enumerate(zip(v, v_cond, without, scale))
+          v[i] if scale == 1 else pushed(v[i], v_cond[i], away[id(without)][i], scale)
+          for i, (without, scale) in enumerate(zip(withouts, scales_of))
         )
       )
     return jax.tree.map(lambda a, b: rescaled(a, b, scales.rescale), v, v_cond)

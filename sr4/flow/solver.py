@@ -75,10 +75,11 @@ def unipc_coefficients(t: jax.Array) -> tuple[jax.Array, jax.Array]:
   h = signal[1:] - signal[:-1]
   ratio = jnp.where(still, 1, (1 - e) / jnp.where(s == 1, 1, 1 - s))
   keep = e - ratio * s  # alpha (1 - e^-h)
-  # 1 / r: how far back the data of the step before is.
+  # h over the log-SNR since the step before, 1 / r of the paper: how much its data tells.
   back = jnp.where(second & ~still, h / (jnp.roll(signal[:-1], 1) - signal[:-1]), 0)
   far = keep * back / 2
   predictor = jnp.stack([ratio, far, keep - far], -1)
+  # rho of the corrector: R rho = b for rows 1 and 2, solved by hand (first, other are b).
   phi = jnp.expm1(-h)
   first = (phi / -h - 1) / phi
   other = ((phi / -h - 1) / -h - 0.5) * 2 / phi
