@@ -146,6 +146,21 @@ def test_prompts_to_be_guided_away_from(base):
   np.testing.assert_allclose(same.latents['audio'], away.latents['audio'], atol=1e-4)
 
 
+def test_no_negative_prompt_has_no_tokens_whatever_the_encoder_makes_of_nothing(base):
+  class Template:
+    """As an encoder whose chat template has words of its own."""
+
+    def read(self, prompts, size):
+      return np.zeros((len(prompts), 3, 32), np.float32), np.ones((len(prompts), 3), bool)
+
+  system, model = base
+  system = dataclasses.replace(system, text=Template())
+  sampler = pipeline.Pipeline(system, model, system.size(5, 16, 16, 8.0))
+  (_, seen), (_, heard) = sampler._negative([AV('', 'a bell'), AV('a cat', 'a bell')])
+  np.testing.assert_array_equal(seen, [[False] * 3, [True] * 3])
+  assert heard.all() and sampler._negative([AV('', '')]) == AV(None, None)
+
+
 @pytest.fixture(scope='module')
 def refiner():
   return build(audio=False, sparse=dict(tile=(64,)))
