@@ -30,13 +30,12 @@ CURATE = [
 TEXT = ['tokenizers>=0.22', 'pillow>=11']  # What Qwen-VL reads with.
 TFDS = ['tensorflow-datasets>=4.9.10']  # Without TensorFlow: it reads and describes, no more.
 TPU = ['libtpu>=0.0.51']  # On a machine without a TPU it compiles for one.
+TORCH = ['torch>=2.11', 'diffusers>=0.42.1', 'accelerate>=1.10', 'transformers>=5']
 TEST = [
   'pytest>=9',
   'pytest-xdist>=3.8',
   'ruff==0.17.5',  # Formats change between releases.
   'torch==2.13.0',  # The references of the parity tests.
-  'diffusers>=0.42.1',
-  'transformers>=5',
   'librosa>=0.11',  # The oracle of mel filters.
 ]
 
@@ -52,7 +51,8 @@ setuptools.setup(
     'text': TEXT,
     'tfds': TFDS,
     'tpu': TPU,
-    'test': TEST + TEXT + CURATE + TFDS + TPU,
+    'torch': TORCH,
+    'test': TEST + TEXT + CURATE + TFDS + TPU + TORCH,
   },
   packages=setuptools.find_packages(
     include=['sr4', 'sr4.*', 'data_pipelines', 'data_pipelines.*', 'configs']

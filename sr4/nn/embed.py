@@ -4,6 +4,8 @@ import einops
 import jax
 import jax.numpy as jnp
 
+from sr4.nn import rope
+
 
 def patchify(x: jax.Array, patch: tuple[int, ...]) -> jax.Array:
   """[b t h w c] -> [b s p*c] with patch (pt, ph, pw); [b l c] -> [b l c] with patch (1,).
@@ -41,9 +43,7 @@ def unpatchify(tokens: jax.Array, grid: tuple[int, ...], patch: tuple[int, ...])
   )
 
 
-def sinusoid(t: jax.Array, size: int = 256, period: float = 1e4) -> jax.Array:
+def sinusoid(t: jax.Array, size: int = 256) -> jax.Array:
   """[b] -> float32 [b size]: cosines, sines of 1000 (1 - t), which peers call timestep."""
-  half = size // 2
-  frequency = period ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = 1000 * (1 - t.astype(jnp.float32))[:, None] * frequency
+  angle = 1000 * (1 - t.astype(jnp.float32))[:, None] * rope.frequencies(size // 2)
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)

@@ -22,9 +22,18 @@ def angles(coordinates: jax.Array, dims: tuple[int, ...], theta: float = 1e4) ->
   """
   parts = []
   for axis, dim in enumerate(dims):
-    frequency = theta ** (-jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
+    frequency = frequencies(dim // 2, theta)
     parts.append(coordinates[..., axis, None].astype(jnp.float32) * frequency)
   return jnp.concatenate(parts, -1)
+
+
+def frequencies(count: int, theta: float = 1e4) -> np.ndarray:
+  """float32 [count]: theta^(-i / count).
+
+  Made on the host in fp64, so that they are the same everywhere: powers in fp32 differ from device
+  to device, and a thousand times that is seen.
+  """
+  return np.float32(theta ** (-np.arange(count) / count))
 
 
 def rotate(x: jax.Array, angle: jax.Array) -> jax.Array:
