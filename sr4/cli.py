@@ -13,6 +13,7 @@ VERBS = {
   'plan': 'what a stage takes on a TPU slice: --config FILE:STAGE --topology v5p:8x8x8',
   'sweep': 'layouts over a slice: --config FILE:STAGE --topology T --bucket B --out DIR',
   'report': 'one page about a run, to look at and pass on: --workdir DIR',
+  'export': 'a folder for diffusers and PyTorch: --checkpoint DIR --out DIR',
   'import': 'public weights as a checkpoint: --config FILE:...,published --out DIR',
   'verify': 'is a checkpoint as it was written: --checkpoint DIR',
 }

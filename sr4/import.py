@@ -1,4 +1,4 @@
-"""Writes public weights of codecs and text encoder as one of our checkpoints.
+"""Writes public weights of codecs and text encoder as one of our checkpoints, or an export.
 
   sr4 import --config configs/skyreels_v4.py:video_2,published --out /weights/published \\
     --config.video_codec.weights=/hub/Wan2.1-VAE --config.audio_codec.weights=/hub/mmaudio ...
@@ -6,6 +6,11 @@
 Arrays have our names and digests (`sr4 verify` checks them), and each host of a pod reads its own
 part.  The folder then stands for the files: --config.video_codec.weights=/weights/published, and so
 on for each part; latents and embeddings made with the files are those made with it.
+
+  sr4 import --export out/exported --out out/back
+
+The checkpoint that `sr4 export` read: the same arrays, if it wrote them in float32.  Its codecs are
+read from the folder from now on.
 """
 
 import dataclasses
@@ -13,7 +18,9 @@ import sys
 
 
 def arguments(parser):
-  parser.add_argument('--config', required=True, metavar='FILE[:ARG]', help='that names the files')
+  which = parser.add_mutually_exclusive_group(required=True)
+  which.add_argument('--config', metavar='FILE[:ARG]', help='that names the files')
+  which.add_argument('--export', metavar='DIR', help='a folder that `sr4 export` wrote')
   parser.add_argument('--out', required=True, metavar='DIR', help='a new folder')
 
 
@@ -22,6 +29,11 @@ def main(args):
   from sr4.core import pod
   from sr4.core import sharding
 
+  if args.export:
+    with pod.joined(), sharding.default_mesh():
+      step, count = exported(args.export, args.out)
+    print(f'{args.out}: step {step}, {count / 1e6:.1f} M parameters   --checkpoint={args.out}')
+    return
   loaded = config.load(args.config, args.overrides)
   with pod.joined(), sharding.default_mesh():
     for section, count in write(loaded, args.out).items():
@@ -52,8 +64,7 @@ def write(config, out: str) -> dict[str, int]:
   from sr4.models.text import qwen_reading
   from sr4.training import checkpoint
 
-  if os.path.exists(out) and os.listdir(out):
-    raise rules.ConvertError(f'{out} is not empty; give a new folder')
+  new_folder(out)
   system = system_lib.build(config)
   system = weights.load(dataclasses.replace(system, text=encoder.bare(system.text)))
   named = dict(video_codec=system.codecs.video, audio_codec=system.codecs.audio, text=system.text)
@@ -75,6 +86,53 @@ def write(config, out: str) -> dict[str, int]:
     ids = json.dumps(kinds.weights_of(parts)).encode()
     files.save(os.path.join(out, kinds.IMPORTED), ids)
   return {section: tree.count(part) for section, part in named.items()}
+
+
+def exported(path: str, out: str) -> tuple[int, int]:
+  """(step, parameters) of the checkpoint that a folder of `sr4 export` becomes.
+
+  Raises:
+    ConvertError: the folder is another's or not whole, or `out` is not empty.
+  """
+  import json
+  import os
+
+  import jax
+
+  from sr4.convert import files
+  from sr4.convert import rules
+  from sr4.convert import shards
+  from sr4.convert import twin
+  from sr4.core import tree
+  from sr4.models import system as system_lib
+  from sr4.training import checkpoint
+
+  new_folder(out)
+  shards.check(path)
+  with open(os.path.join(path, shards.PAGE)) as f:
+    page = json.load(f)
+  config = page['config']
+  system = system_lib.build(config)
+  like = tree.abstract(system.model, jax.random.key(0))
+  source = files.source(os.path.join(path, 'transformer'))
+  model = rules.load(like, twin.table, source)
+  for section, part in (('video_codec', 'vae'), ('audio_codec', 'audio_vae')):
+    if os.path.exists(place := os.path.abspath(os.path.join(path, part))):
+      config[section]['weights'] = place
+  if config['audio_codec'].get('vocoder'):
+    config['audio_codec']['vocoder']['weights'] = os.path.abspath(os.path.join(path, 'vocoder'))
+  with checkpoint.Checkpoints(out, keep=1) as saves:
+    saves.save(page['step'], {page['weights']: model}, {'config': config})
+  return page['step'], tree.count(model)
+
+
+def new_folder(path: str):
+  import os
+
+  from sr4.convert import rules
+
+  if os.path.exists(path) and os.listdir(path):
+    raise rules.ConvertError(f'{path} is not empty; give a new folder')
 
 
 if __name__ == '__main__':

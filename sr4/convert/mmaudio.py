@@ -1,10 +1,13 @@
 """MMAudio's VAE and vocoder: the names of diffusers' classes."""
 
+import numpy as np
+
 from sr4.convert import rules
 from sr4.models import audio_vae
+from sr4.models import mel
 from sr4.models import vocoder
 
-# The front end's window and filter bank, and the vocoder's filters, are no weights.
+# The front end's window and filter bank, and the vocoder's filters, are no weights (`constants`).
 UNUSED = ('mel_converter.*', '*.filter')
 
 
@@ -62,3 +65,42 @@ def bigvgan(config: vocoder.Config) -> rules.Table:
     return names(name, shape)
 
   return table
+
+
+def constants(config: audio_vae.Config) -> tuple[dict, dict]:
+  """What the files of `MMAudioVAE` and of `MMAudioVocoder` have beside weights."""
+  spectra = {
+    'mel_converter.mel_basis': np.float32(mel.filters(config.sample_rate, config.bands)),
+    'mel_converter.hann_window': np.float32(mel.window()),
+  }
+  v = config.vocoder
+  blocks = range(len(v.rates) * len(v.windows))
+  snakes = [f'resblocks.{i}.activations.{k}' for i in blocks for k in range(2 * len(v.dilations))]
+  filters = ('upsample.filter', 'downsample.lowpass.filter')
+  taps = np.float32(vocoder.lowpass())[None, None]
+  return spectra, {f'{at}.{name}': taps for at in [*snakes, 'activation_post'] for name in filters}
+
+
+def pages(config: audio_vae.Config) -> tuple[dict, dict]:
+  """Fields of `MMAudioVAE` and of `MMAudioVocoder`."""
+  v = config.vocoder
+  vae_fields = dict(
+    mel_bins=config.bands,
+    latent_channels=config.channels,
+    hidden_channels=config.width,
+    channel_multipliers=list(config.multiples),
+    layers_per_block=config.blocks,
+    sample_rate=config.sample_rate,
+    n_fft=mel.WINDOW,
+    hop_length=mel.HOP,
+    scaling_factor=config.scale,
+  )
+  voice_fields = dict(
+    num_mels=v.bands,
+    upsample_initial_channel=v.width,
+    upsample_rates=list(v.rates),
+    upsample_kernel_sizes=[2 * rate for rate in v.rates],
+    resblock_kernel_sizes=list(v.windows),
+    resblock_dilation_sizes=[list(v.dilations)] * len(v.windows),
+  )
+  return vae_fields, voice_fields

@@ -104,10 +104,15 @@ def export(model, table: Table) -> dict[str, np.ndarray]:
     foreign = table(name, x.shape)
     rows = np.asarray(x) if isinstance(foreign, Stack) else [np.asarray(x)]
     for row, tensor in zip(rows, parts(foreign)):
-      moved = row.reshape([tensor.shape[axis] for axis in tensor.axes])
-      back = [tensor.axes.index(axis) for axis in range(moved.ndim)]
-      found[tensor.name] = moved.transpose(back).copy(order='C')
+      found[tensor.name] = given(tensor, row).copy(order='C')
   return found
+
+
+def given(tensor: Tensor, ours: np.ndarray) -> np.ndarray:
+  """The foreign tensor of an array of ours, as a view of it where that can be."""
+  moved = ours.reshape([tensor.shape[axis] for axis in tensor.axes])
+  back = [tensor.axes.index(axis) for axis in range(moved.ndim)]
+  return moved.transpose(back)
 
 
 @dataclasses.dataclass(frozen=True)

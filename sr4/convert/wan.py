@@ -78,3 +78,24 @@ def original(config: video_vae.Config) -> rules.Table:
 
 def change(ours: str, theirs: str) -> dict[str, str]:
   return {f'{ours}.space': f'{theirs}.resample.1', f'{ours}.time': f'{theirs}.time_conv'}
+
+
+def page(config: video_vae.Config) -> dict:
+  """Fields of `AutoencoderKLWan`."""
+  cells = 3 * config.patch**2
+  return dict(
+    base_dim=config.width,
+    decoder_base_dim=config.decoder_width or None,
+    z_dim=config.channels,
+    dim_mult=list(config.multiples),
+    num_res_blocks=config.blocks,
+    temperal_downsample=list(config.halved),
+    latents_mean=list(config.mean or (0.0,) * config.channels),
+    latents_std=list(config.std or (1.0,) * config.channels),
+    is_residual=config.shortcuts,
+    in_channels=cells,
+    out_channels=cells,
+    patch_size=config.patch if config.patch > 1 else None,
+    scale_factor_temporal=config.time_factor,
+    scale_factor_spatial=config.space_factor,
+  )

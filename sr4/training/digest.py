@@ -16,6 +16,7 @@ import tensorstore
 from sr4.core.sharding import P
 
 AHEAD = 4  # chunks being read
+BLOCK = 1 << 20  # elements that are summed at once
 
 
 def of(flat: dict) -> dict[str, str]:
@@ -47,11 +48,11 @@ def at_rest(arrays: str, name: str) -> tuple[str, int]:
   return hexadecimal(total), x.size * x.dtype.numpy_dtype.itemsize
 
 
-def stored(arrays: str, name: str) -> tensorstore.TensorStore:
-  """An array of a checkpoint, not read yet."""
+def stored(arrays: str, name: str, context=None) -> tensorstore.TensorStore:
+  """An array of a checkpoint, not read yet.  context: what tensorstore may use, all by default."""
   base = {'driver': 'file', 'path': f'{arrays}/'}
   spec = {'driver': 'zarr', 'kvstore': {'driver': 'ocdbt', 'base': base, 'path': f'{name}/'}}
-  return tensorstore.open(spec, open=True, read=True).result()
+  return tensorstore.open(spec, open=True, read=True, context=context).result()
 
 
 def chunks(x: tensorstore.TensorStore):
@@ -63,6 +64,19 @@ def chunks(x: tensorstore.TensorStore):
       np.asarray(offsets, np.uint32),
       tuple(slice(at, stop) for at, stop in zip(offsets, stops)),
     )
+
+
+def of_run(x: np.ndarray, start: int) -> np.ndarray:
+  """The sums of a run of an array's elements in their order (C), from number `start` on.
+
+  In blocks of one size, so that one program does for all; zeros at the end add nothing.
+  """
+  flat, total = x.reshape(-1), np.zeros(2, np.uint32)
+  for at in range(0, len(flat), BLOCK):
+    part = flat[at : at + BLOCK]
+    part = part if len(part) == BLOCK else np.pad(part, (0, BLOCK - len(part)))
+    total += np.asarray(_of_block(part, np.uint32((start + at) % 2**32)))
+  return total
 
 
 def hexadecimal(pair) -> str:
@@ -90,3 +104,4 @@ def _of_whole(x: jax.Array) -> jax.Array:
 
 
 _of_part = functools.partial(jax.jit, static_argnums=2)(sums)
+_of_block = jax.jit(lambda x, start: sums(x, (start,), x.shape))

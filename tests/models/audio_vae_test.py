@@ -25,22 +25,8 @@ channels = reference.channels_last
 
 
 def theirs(c: audio_vae.Config):
-  vae = diffusers.MMAudioVAE(
-    mel_bins=c.bands,
-    latent_channels=c.channels,
-    hidden_channels=c.width,
-    channel_multipliers=c.multiples,
-    layers_per_block=c.blocks,
-  )
-  v = c.vocoder
-  sound = diffusers.MMAudioVocoder(
-    num_mels=v.bands,
-    upsample_initial_channel=v.width,
-    upsample_rates=v.rates,
-    upsample_kernel_sizes=tuple(2 * rate for rate in v.rates),
-    resblock_kernel_sizes=v.windows,
-    resblock_dilation_sizes=(v.dilations,) * len(v.windows),
-  )
+  fields, voice = mmaudio.pages(c)
+  vae, sound = diffusers.MMAudioVAE(**fields), diffusers.MMAudioVocoder(**voice)
   torch.manual_seed(1)
   vae.vae.data_mean.copy_(torch.randn_like(vae.vae.data_mean) - 4)
   vae.vae.data_std.copy_(torch.rand_like(vae.vae.data_std) + 1)

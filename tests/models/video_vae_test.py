@@ -35,22 +35,7 @@ def ours(fields: dict, dtype='float32', **changes) -> video_vae.VideoVAE:
 
 def theirs(c: video_vae.Config) -> diffusers.AutoencoderKLWan:
   """The reference of a config, with random weights."""
-  cells = 3 * c.patch**2
-  model = diffusers.AutoencoderKLWan(
-    base_dim=c.width,
-    decoder_base_dim=c.decoder_width or None,
-    z_dim=c.channels,
-    dim_mult=list(c.multiples),
-    num_res_blocks=c.blocks,
-    temperal_downsample=list(c.halved),
-    latents_mean=list(c.mean),
-    latents_std=list(c.std),
-    is_residual=c.shortcuts,
-    in_channels=cells,
-    out_channels=cells,
-    patch_size=c.patch if c.patch > 1 else None,
-    scale_factor_spatial=c.space_factor,
-  )
+  model = diffusers.AutoencoderKLWan(**wan.page(c))
   return reference_lib.randomized(model)
 
 

@@ -1,0 +1,138 @@
+"""Writes a checkpoint as a folder of diffusers, for those who sample with PyTorch.
+
+  sr4 export --checkpoint out/demo/checkpoints --out out/exported
+
+It has the transformer (sr4.torch.MMDiT; of a Refiner, too), a scheduler, the codecs that have
+weights, sr4.json with the config of the training, and sha256.json with a digest of each file; it
+appears whole or not at all.  Tensors pass one by one from disk to disk, each array compared with
+its digest in the checkpoint, so that a model of any size takes the memory of a few tensors.
+`sr4 import --export out/exported --out DIR` makes a checkpoint of it again.
+"""
+
+import sys
+
+STEM = 'diffusion_pytorch_model'  # the name of weights in a folder of diffusers
+
+
+def arguments(parser):
+  parser.add_argument('--checkpoint', required=True, metavar='DIR', help='WORKDIR/checkpoints')
+  parser.add_argument('--out', required=True, metavar='DIR', help='a new folder')
+  parser.add_argument('--step', type=int, help='of the checkpoint; the latest by default')
+  parser.add_argument('--raw', action='store_true', help='the weights, not their moving average')
+  parser.add_argument(
+    '--dtype', default='float32', choices=('float32', 'bfloat16'), help='of the transformer'
+  )
+
+
+def main(args):
+  import time
+
+  from sr4.convert import shards
+  from sr4.core import sharding
+  from sr4.training import checkpoint
+
+  began = time.monotonic()
+  step, page = checkpoint.page(args.checkpoint, args.step)
+  with sharding.default_mesh(), shards.appearing(args.out) as folder:
+    write(folder, args.checkpoint, step, page, 'model' if args.raw else 'ema', args.dtype)
+  took = time.monotonic() - began
+  print(
+    f'{args.out}: step {step}, {len(folder.digests)} files, {folder.size / 1e6:.1f} MB in '
+    f'{took:.1f} s, {folder.size / 1e6 / took:.0f} MB/s'
+  )
+
+
+def write(folder, directory: str, step: int, page: dict, weights: str, dtype: str):
+  """All files of a checkpoint's export.
+
+  Args:
+    folder: shards.Folder.
+    page: of the checkpoint; weights: which of it, 'ema' or 'model'.
+  """
+  import dataclasses
+
+  import jax
+
+  from sr4.convert import shards
+  from sr4.convert import twin
+  from sr4.models import system as system_lib
+  from sr4.models.text import encoder
+
+  system = system_lib.build(page['config'])
+  system = dataclasses.replace(system, text=encoder.bare(system.text))
+  index = {'transformer': ('sr4.torch', 'MMDiT', twin.page(system.config))}
+  like = jax.eval_shape(system.model, jax.random.key(0))
+  shapes, arrays = transformer(directory, step, page['digests'], like, weights)
+  folder.tensors(f'transformer/{STEM}', shapes, arrays, dtype)
+  for name, (kind, fields, tensors) in codecs(system).items():
+    index[name] = ('diffusers', kind, fields)
+    shapes = {n: x.shape for n, x in tensors.items()}
+    folder.tensors(f'{name}/{STEM}', shapes, tensors.values(), 'float32')
+  sample = page['config'].get('sample', {})
+  for name, shift in (('scheduler', 'shift'), ('audio_scheduler', 'audio_shift')):
+    fields = {'num_train_timesteps': 1000, 'shift': sample.get(shift, 1.0)}
+    index[name] = ('diffusers', 'FlowMatchEulerDiscreteScheduler', fields)
+  for name, (_, kind, fields) in index.items():
+    file = 'scheduler_config.json' if name.endswith('scheduler') else 'config.json'
+    folder.json(f'{name}/{file}', {'_class_name': kind} | fields)
+  parts = {name: of[:2] for name, of in index.items()}
+  folder.json('model_index.json', {'_class_name': 'SkyReelsV4Pipeline'} | parts)
+  kept = {'config': page['config'], 'step': step, 'weights': weights, 'dtype': dtype}
+  folder.json(shards.PAGE, kept)
+
+
+def transformer(directory: str, step: int, digests: dict, like, weights: str):
+  """({name: shape}, arrays in that order) of the model, layer by layer.
+
+  Args:
+    like: the model, of shapes.
+  """
+  from sr4.convert import rules
+  from sr4.convert import shards
+  from sr4.convert import twin
+  from sr4.core import tree
+  from sr4.training import reading
+
+  wanted = []  # (layer, name of ours, its index in that, the tensor)
+  for name, x in tree.to_flat(like).items():
+    found = twin.table(name, x.shape)
+    stacked = isinstance(found, rules.Stack)
+    for i, tensor in enumerate(rules.parts(found)):
+      wanted.append((name.split('.')[0], i if stacked else None, name, tensor))
+  # What is used together lies together: a stack's first layer, its second, and so on.
+  wanted.sort(key=lambda one: (one[0], -1 if one[1] is None else one[1]))
+  parts = [(f'{weights}.{name}', i) for _, i, name, _ in wanted]
+  read = reading.arrays(directory, step, digests, parts)
+  shapes = {tensor.name: tensor.shape for *_, tensor in wanted}
+  return shapes, shards.ahead(rules.given(tensor, x) for (*_, tensor), x in zip(wanted, read))
+
+
+def codecs(system) -> dict[str, tuple[str, dict, dict]]:
+  """{component: (class of diffusers, its fields, {name: array})} of codecs that have weights."""
+  from sr4.convert import mmaudio
+  from sr4.convert import rules
+  from sr4.convert import wan
+  from sr4.convert import weights
+  from sr4.core import tree
+  from sr4.models import audio_vae
+  from sr4.models import video_vae
+
+  found, like = {}, system.placed().codecs
+  if isinstance(like.video, video_vae.VideoVAE):
+    c = like.video.config
+    arrays = rules.export(weights.video(like.video), wan.diffusers(c))
+    found['vae'] = 'AutoencoderKLWan', wan.page(c), arrays
+  if isinstance(like.audio, audio_vae.AudioVAE):
+    c, model = like.audio.config, weights.audio(like.audio)
+    (fields, voice), (spectra, filters) = mmaudio.pages(c), mmaudio.constants(c)
+    own = {n: x for n, x in tree.to_flat(model).items() if not n.startswith('vocoder.')}
+    found['audio_vae'] = 'MMAudioVAE', fields, rules.export(own, mmaudio.vae(c)) | spectra
+    arrays = rules.export(model.vocoder, mmaudio.bigvgan(c.vocoder)) | filters
+    found['vocoder'] = 'MMAudioVocoder', voice, arrays
+  return found
+
+
+if __name__ == '__main__':
+  from sr4 import cli
+
+  cli.run(sys.modules[__name__])
