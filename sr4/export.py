@@ -60,7 +60,7 @@ def write(folder, directory: str, step: int, page: dict, weights: str, dtype: st
 
   system = system_lib.build(page['config'])
   system = dataclasses.replace(system, text=encoder.bare(system.text))
-  index = {'transformer': ('sr4.torch', 'MMDiT', twin.page(system.config))}
+  index = {'transformer': ('sr4.torch.mmdit', 'MMDiT', twin.page(system.config))}
   like = jax.eval_shape(system.model, jax.random.key(0))
   shapes, arrays = transformer(directory, step, page['digests'], like, weights)
   folder.tensors(f'transformer/{STEM}', shapes, arrays, dtype)
@@ -76,7 +76,8 @@ def write(folder, directory: str, step: int, page: dict, weights: str, dtype: st
     file = 'scheduler_config.json' if name.endswith('scheduler') else 'config.json'
     folder.json(f'{name}/{file}', {'_class_name': kind} | fields)
   parts = {name: of[:2] for name, of in index.items()}
-  folder.json('model_index.json', {'_class_name': 'SkyReelsV4Pipeline'} | parts)
+  told = {name: page['config'][name] for name in ('video_codec', 'audio_codec', 'text')}
+  folder.json('model_index.json', {'_class_name': 'SkyReelsV4Pipeline', 'sr4': told} | parts)
   kept = {'config': page['config'], 'step': step, 'weights': weights, 'dtype': dtype}
   folder.json(shards.PAGE, kept)
 

@@ -27,7 +27,7 @@ RULES = {
   # Weights that were imported are a checkpoint.
   'sr4/convert/imported.py': ('sr4.convert', 'sr4.models', 'sr4.training.checkpoint'),
   'sr4/convert': ('sr4.core', 'sr4.models', 'sr4.convert'),
-  'sr4/torch': ('sr4.core', 'sr4.nn', 'sr4.torch'),
+  'sr4/torch': ('sr4.core', 'sr4.nn', 'sr4.models', 'sr4.flow', 'sr4.torch'),
   'sr4/metrics': ('sr4.core', 'sr4.metrics'),
   'data_pipelines': ('sr4.core', 'data_pipelines'),
   # The latent factory runs codecs and encoder.

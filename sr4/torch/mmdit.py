@@ -11,7 +11,7 @@ import dataclasses
 from typing import ClassVar
 
 from diffusers import configuration_utils
-from diffusers import models
+from diffusers import ModelMixin  # By this name a pipeline finds in this module what loads it.
 import torch
 from torch import nn
 from torch.nn import functional
@@ -45,7 +45,7 @@ class Trunk(nn.Module):
     return self.head(layers.modulate(x, shift, scale))
 
 
-class MMDiT(models.ModelMixin, configuration_utils.ConfigMixin):
+class MMDiT(ModelMixin, configuration_utils.ConfigMixin):
   """v(x_t, t, condition).
 
   The fields are those of sr4.models.mmdit.Config, `sparse` those of vsa.Config; a Refiner, which

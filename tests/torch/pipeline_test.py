@@ -1,0 +1,205 @@
+"""sr4/torch/pipeline.py beside sr4/pipeline.py: the same clips from the same noise."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from data_pipelines.tasks import Row
+from sr4 import cli
+from sr4 import pipeline
+from sr4.core import config as config_lib
+from sr4.core import tree
+from sr4.core.av import AV
+from sr4.core.batch import Latents
+from sr4.flow import path as path_lib
+from sr4.flow import segments
+from sr4.models import system as system_lib
+from sr4.torch import MMDiT
+from sr4.torch import SkyReelsV4Pipeline
+from sr4.training import checkpoint
+from tests import small_run
+from tests.pipeline_test import BOX
+from tests.pipeline_test import FIRST
+from tests.pipeline_test import FRAMES
+from tests.pipeline_test import SAMPLES
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
+PROMPT = 'a red circle bounces'
+STEPS = 20
+CLIP = dict(num_frames=5, height=16, width=16, fps=8.0)
+FIRST = np.broadcast_to(FIRST, BOX.shape)
+ENDS = FIRST | FIRST[::-1]
+SHIFTS = dict(shift=3.0, audio_shift=2.0)
+PICTURE = FRAMES[3, ::-1]
+
+
+def exported(path, randomized, **model):
+  """(system, model, the pipeline of its export)."""
+  config = small_run.config(path)
+  config.model.update(model)
+  config.sample.update(SHIFTS)
+  page = config_lib.to_json(config)
+  system = system_lib.build(page)
+  ours = randomized(tree.abstract(system.model, jax.random.key(0)), std=0.1)
+  with checkpoint.Checkpoints(str(path / 'checkpoints')) as saves:
+    saves.save(1, {'ema': ours}, {'config': page})
+  cli.main(['export', '--checkpoint', str(path / 'checkpoints'), '--out', str(path / 'out')])
+  pipe = SkyReelsV4Pipeline.from_pretrained(path / 'out')
+  pipe.set_progress_bar_config(disable=True)
+  return system, ours, pipe
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory, randomized):
+  return exported(tmp_path_factory.mktemp('torch'), randomized)
+
+
+def noise(system, size, seed=3) -> AV:
+  shapes = segments.latent_shapes(system.codecs, size)
+  like = AV(*(tuple(map(jnp.zeros, of)) or None for of in shapes))
+  drawn = path_lib.noise_like(jax.random.key(seed), like)
+  return AV(*(of and torch.from_numpy(np.array(of[0]))[None] for of in drawn))
+
+
+TASKS = {
+  'text': (Row(), {}, dict(negative_prompt='a green square')),
+  'first frame': (Row(FRAMES, known=FIRST), {}, dict(image=FRAMES[0])),
+  'both ends': (Row(FRAMES, known=ENDS), {}, dict(image=FRAMES[0], last_image=FRAMES[-1])),
+  'edit': (Row(FRAMES, known=BOX), {}, dict(video=FRAMES, mask_video=~BOX)),
+  'sound of a clip': (Row(FRAMES, SAMPLES, clean=AV(True, False)), {}, dict(video=FRAMES)),
+  'picture of a sound': (Row(FRAMES, SAMPLES, clean=AV(False, True)), {}, dict(audio=SAMPLES)),
+  'references': (
+    Row(images=(PICTURE,), sound=SAMPLES[:2048]),
+    dict(reference_images=1, reference_seconds=2048 / 8000),
+    dict(ref_images=[PICTURE], ref_audio=SAMPLES[:2048], modality_scale=1.5, reference_scale=2.0),
+  ),
+  'picture alone': (Row(), dict(frames=1, sound=False), dict(num_frames=1, sound=False)),
+  'sound alone': (
+    Row(),
+    dict(frames=0, height=0, width=0, seconds=0.5),
+    dict(num_frames=0, seconds=0.5),
+  ),
+}
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_is_the_pipeline_of_ours(made, task, relative):
+  """Final latents of 20 steps, guided by the text, the other modality and references."""
+  system, model, pipe = made
+  row, changes, asked = TASKS[task]
+  size = system.size(**(dict(frames=5, height=16, width=16, fps=8.0) | changes))
+  scales = dict(video_guidance_scale=3.0, audio_guidance_scale=2.0)
+  scales |= {name: scale for name, scale in asked.items() if name.endswith('_scale')}
+  config = pipeline.Config(num_inference_steps=STEPS, **SHIFTS, **scales)
+  prompt = '@image_1 bounces, @audio_1 speaks' if task == 'references' else PROMPT
+  away = [AV(*[asked['negative_prompt']] * 2)] if 'negative_prompt' in asked else ()
+  rows = [dataclasses.replace(row, caption=prompt)]
+  (clip,) = pipeline.Pipeline(system, model, size, config)(rows, [3], away)
+  fields = CLIP | asked | scales | dict(num_inference_steps=STEPS, latents=noise(system, size))
+  out = pipe(prompt, **fields)
+  for name, found in (('video', out.video_latents), ('audio', out.audio_latents)):
+    if name in clip.latents:
+      assert relative(found[0].numpy(), clip.latents[name]) < 1e-3
+  if clip.frames is not None:
+    assert np.mean(out.frames[0] != clip.frames) < 0.01
+    if clip.frames.shape == FRAMES.shape and row.known is not None:
+      known = np.broadcast_to(row.known, FRAMES.shape[:3])
+      np.testing.assert_array_equal(out.frames[0][known], FRAMES[known])
+  if clip.samples is not None and out.audio is not None:
+    assert relative(out.audio[0], clip.samples[: out.audio.shape[1]]) < 1e-3
+
+
+def test_two_prompts_are_two_clips(made):
+  _, _, pipe = made
+  latents = [torch.randn(2, *shape) for shape in ((2, 4, 4, 16), (20, 32))]
+  both = pipe([PROMPT, 'a green square'], num_inference_steps=2, latents=AV(*latents), **CLIP)
+  one = pipe('a green square', num_inference_steps=2, latents=AV(*(z[1:] for z in latents)), **CLIP)
+  np.testing.assert_allclose(both.video_latents[1], one.video_latents[0], atol=1e-5)
+  assert both.frames.shape == (2, *FRAMES.shape) and both.audio.shape == (2, 5000, 1)
+
+
+def test_a_callback_sees_changes_and_ends_it(made):
+  _, _, pipe = made
+  seen = []
+
+  def callback(pipe, step, timestep, told):
+    seen.append((step, float(timestep)))
+    pipe.interrupt = step == 1
+    return {'latents': AV(*(torch.zeros_like(z) for z in told['latents']))}
+
+  generator = torch.Generator().manual_seed(0)
+  out = pipe(
+    PROMPT, num_inference_steps=4, generator=generator, callback_on_step_end=callback, **CLIP
+  )
+  assert [step for step, _ in seen] == [0, 1] and not torch.any(out.video_latents)
+
+
+def test_a_refiner(tmp_path, randomized, relative):
+  model = dict(audio=False, sparse=dict(tile=(4, 4, 4), sparsity=0.5), patch=(1, 1, 1))
+  system, ours, pipe = exported(tmp_path, randomized, **model)
+  random = np.random.default_rng(0)
+  low = random.standard_normal((3, 4, 4, 16), np.float32)
+  keys = random.standard_normal((2, 8, 8, 16), np.float32)
+  told = dict(frames=9, height=16, width=16, keyframes=2)
+  size = system.size(17, 32, 32, 16.0, sound=False, low=told)
+  config = pipeline.Config(num_inference_steps=8, video_guidance_scale=2.0, strength=0.7, **SHIFTS)
+  row = Row(caption=PROMPT, latents=Latents(low=low, keyframes=keys), at=(0, 8))
+  (clip,) = pipeline.Pipeline(system, ours, size, config)([row], [3])
+  out = pipe.refine(
+    PROMPT,
+    video_latents=torch.from_numpy(low)[None],
+    keyframe_latents=torch.from_numpy(keys)[None],
+    keyframes_at=(0, 8),
+    num_frames=17,
+    height=32,
+    width=32,
+    fps=16.0,
+    num_inference_steps=8,
+    video_guidance_scale=2.0,
+    strength=0.7,
+    latents=noise(system, size).video,
+  )
+  assert relative(out.video_latents[0].numpy(), clip.latents['video']) < 1e-3
+  assert np.mean(out.frames[0] != clip.frames) < 0.01
+
+
+@pytest.mark.parametrize(
+  'fields, told',
+  [
+    (dict(num_frames=6), r'num_frames=6 must be 1 \+ n \* 4'),
+    (dict(width=20), 'width=20 must be a multiple of 8'),
+    (dict(mask_video=BOX), 'mask_video without video'),
+    (dict(video=FRAMES, image=FRAMES[0]), 'image or last_image too'),
+    (dict(audio=SAMPLES, sound=False), 'sound=False'),
+    (dict(num_frames=0, sound=False), 'num_frames=0 and no sound'),
+    (dict(image=FRAMES[0, :8]), r'image is \(8, 16, 3\); here it must be \(16, 16, 3\)'),
+    (dict(prompt=None), 'neither prompt nor prompt_embeds'),
+    (dict(latents=AV(torch.zeros(1, 2, 4, 4, 3), None)), r'latents are .*; here they must be'),
+  ],
+)
+def test_what_does_not_go_together_is_told(made, fields, told):
+  _, _, pipe = made
+  with pytest.raises(ValueError, match=told):
+    pipe(**(dict(prompt=PROMPT, num_inference_steps=1) | CLIP | fields))
+
+
+def test_diffusers_saves_and_quantises_it(made, tmp_path):
+  """The folder that it writes is one that it reads; layers are cast by diffusers' own hooks."""
+  _, _, pipe = made
+  pipe.save_pretrained(tmp_path)
+  again = SkyReelsV4Pipeline.from_pretrained(tmp_path)
+  assert again.config.sr4 == pipe.config.sr4
+  again.set_progress_bar_config(disable=True)
+  latents = AV(torch.randn(1, 2, 4, 4, 16), torch.randn(1, 20, 32))
+  ask = dict(num_inference_steps=2, latents=latents, output_type='latent')
+  wanted = pipe(PROMPT, **ask, **CLIP).video_latents
+  torch.testing.assert_close(again(PROMPT, **ask, **CLIP).video_latents, wanted)
+  again.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+  assert again.transformer.dual[0].video.tokens.qkv.weight.dtype == torch.float8_e4m3fn
+  rough = again(PROMPT, **ask, **CLIP).video_latents
+  assert 0 < float((rough - wanted).norm() / wanted.norm()) < 0.1
+  assert isinstance(again.transformer, MMDiT)
