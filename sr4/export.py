@@ -1,12 +1,15 @@
-"""Writes a checkpoint as a folder of diffusers, for those who sample with PyTorch.
+"""Writes a checkpoint for those who sample without sr4: with PyTorch, or with a StableHLO program.
 
   sr4 export --checkpoint out/demo/checkpoints --out out/exported
+  sr4 export --checkpoint out/demo/checkpoints --out out/program --format stablehlo
 
-It has the transformer (sr4.torch.MMDiT; of a Refiner, too), a scheduler, the codecs that have
-weights, sr4.json with the config of the training, and sha256.json with a digest of each file; it
-appears whole or not at all.  Tensors pass one by one from disk to disk, each array compared with
-its digest in the checkpoint, so that a model of any size takes the memory of a few tensors.
-`sr4 import --export out/exported --out DIR` makes a checkpoint of it again.
+A folder of diffusers has the transformer (sr4.torch.MMDiT; of a Refiner, too), schedulers, and the
+codecs that have weights.  A folder of StableHLO has velocity.stablehlo (sr4/stablehlo.py), its
+weights, inputs for one clip, and run.py, which needs jax alone.  Both have sr4.json with the config
+of the training and sha256.json with a digest of each file, and appear whole or not at all.  Tensors
+pass one by one from disk to disk, each array compared with its digest in the checkpoint, so that a
+model of any size takes the memory of a few tensors.
+`sr4 import --export out/exported --out DIR` makes a checkpoint of a folder of diffusers again.
 """
 
 import sys
@@ -19,8 +22,9 @@ def arguments(parser):
   parser.add_argument('--out', required=True, metavar='DIR', help='a new folder')
   parser.add_argument('--step', type=int, help='of the checkpoint; the latest by default')
   parser.add_argument('--raw', action='store_true', help='the weights, not their moving average')
+  parser.add_argument('--format', default='diffusers', choices=tuple(FORMATS))
   parser.add_argument(
-    '--dtype', default='float32', choices=('float32', 'bfloat16'), help='of the transformer'
+    '--dtype', default='float32', choices=('float32', 'bfloat16'), help="of diffusers' transformer"
   )
 
 
@@ -28,13 +32,22 @@ def main(args):
   import time
 
   from sr4.convert import shards
+  from sr4.core import errors
   from sr4.core import sharding
   from sr4.training import checkpoint
 
+  if args.format == 'stablehlo' and args.dtype != 'float32':
+    raise errors.UserError(
+      f'--dtype={args.dtype} is for --format diffusers; a program takes weights in float32 and '
+      'multiplies in the dtype of the training'
+    )
   began = time.monotonic()
   step, page = checkpoint.page(args.checkpoint, args.step)
+  weights = 'model' if args.raw else 'ema'
   with sharding.default_mesh(), shards.appearing(args.out) as folder:
-    write(folder, args.checkpoint, step, page, 'model' if args.raw else 'ema', args.dtype)
+    FORMATS[args.format](folder, args.checkpoint, step, page, weights, args.dtype)
+    told = {'config': page['config'], 'step': step, 'weights': weights, 'dtype': args.dtype}
+    folder.json(shards.PAGE, told)
   took = time.monotonic() - began
   print(
     f'{args.out}: step {step}, {len(folder.digests)} files, {folder.size / 1e6:.1f} MB in '
@@ -42,8 +55,8 @@ def main(args):
   )
 
 
-def write(folder, directory: str, step: int, page: dict, weights: str, dtype: str):
-  """All files of a checkpoint's export.
+def diffusers(folder, directory: str, step: int, page: dict, weights: str, dtype: str):
+  """The files of a folder of diffusers.
 
   Args:
     folder: shards.Folder.
@@ -53,7 +66,6 @@ def write(folder, directory: str, step: int, page: dict, weights: str, dtype: st
 
   import jax
 
-  from sr4.convert import shards
   from sr4.convert import twin
   from sr4.models import system as system_lib
   from sr4.models.text import encoder
@@ -78,8 +90,29 @@ def write(folder, directory: str, step: int, page: dict, weights: str, dtype: st
   parts = {name: of[:2] for name, of in index.items()}
   told = {name: page['config'][name] for name in ('video_codec', 'audio_codec', 'text')}
   folder.json('model_index.json', {'_class_name': 'SkyReelsV4Pipeline', 'sr4': told} | parts)
-  kept = {'config': page['config'], 'step': step, 'weights': weights, 'dtype': dtype}
-  folder.json(shards.PAGE, kept)
+
+
+def program(folder, directory: str, step: int, page: dict, weights: str, dtype: str):
+  """The files of a folder of StableHLO; arguments as of `diffusers`."""
+  import jax
+  from safetensors import numpy as safetensors
+
+  from sr4 import stablehlo
+  from sr4.core import tree
+  from sr4.models import system as system_lib
+  from sr4.training import reading
+
+  system = system_lib.build(page['config'])
+  size, prompt = stablehlo.trained(system, page['config'])
+  only = size if system.config.sparse.tile else None
+  folder.save('velocity.stablehlo', [stablehlo.program(system, only)])
+  like = tree.to_flat(jax.eval_shape(system.model, jax.random.key(0)))
+  parts = [(f'{weights}.{name}', None) for name in like]
+  read = reading.arrays(directory, step, page['digests'], parts)
+  folder.tensors('weights', {n: x.shape for n, x in like.items()}, read, dtype, most=1 << 62)
+  folder.save('inputs.safetensors', [safetensors.save(stablehlo.inputs(system, size, prompt))])
+  with open(stablehlo.RUNNER, 'rb') as f:
+    folder.save('run.py', [f.read()])
 
 
 def transformer(directory: str, step: int, digests: dict, like, weights: str):
@@ -131,6 +164,9 @@ def codecs(system) -> dict[str, tuple[str, dict, dict]]:
     arrays = rules.export(model.vocoder, mmaudio.bigvgan(c.vocoder)) | filters
     found['vocoder'] = 'MMAudioVocoder', voice, arrays
   return found
+
+
+FORMATS = {'diffusers': diffusers, 'stablehlo': program}
 
 
 if __name__ == '__main__':

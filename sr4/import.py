@@ -111,6 +111,8 @@ def exported(path: str, out: str) -> tuple[int, int]:
   shards.check(path)
   with open(os.path.join(path, shards.PAGE)) as f:
     page = json.load(f)
+  if not os.path.exists(os.path.join(path, 'transformer')):
+    raise rules.ConvertError(f'{path} is of StableHLO; give an export of --format diffusers')
   config = page['config']
   system = system_lib.build(config)
   like = tree.abstract(system.model, jax.random.key(0))

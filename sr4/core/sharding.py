@@ -119,26 +119,42 @@ def rows(tree):
   return jax.tree.map(place, tree)
 
 
+# Where no mesh is set, as when a shape is asked or a model is exported, nothing is laid out.
+
+
+def meshless() -> bool:
+  return jax.sharding.get_abstract_mesh().empty
+
+
+def laid(x: jax.Array, layout: P) -> jax.Array:
+  """x in this layout."""
+  return x if meshless() else jax.reshard(x, layout)
+
+
+def mapped(f, layouts):
+  """f on each device, on its own part; its results in these layouts."""
+  # Kernels do not say over which axes their results vary, so nobody checks it.
+  return f if meshless() else jax.shard_map(f, out_specs=layouts, check_vma=False)
+
+
 def over_rows(x: jax.Array, rows: int) -> jax.Array:
   """The same for each row: [...] -> [b ...]."""
-  return jnp.broadcast_to(x, (rows, *jnp.shape(x)), out_sharding=ROWS)
+  return jnp.broadcast_to(x, (rows, *jnp.shape(x)), out_sharding=at_rest(*ROWS))
 
 
 def on_rows(f):
   """f, for work within rows (codecs, patches); what is inside, the compiler lays out."""
-  return jax.sharding.auto_axes(f, out_sharding=ROWS)
+  return f if meshless() else jax.sharding.auto_axes(f, out_sharding=ROWS)
 
 
 def at_rest(*spec) -> P | None:
-  """The layout of a frozen weight; none where no mesh is set, as when its shape alone is asked."""
-  return None if jax.sharding.get_abstract_mesh().empty else P(*spec)
+  """A layout that is stated where an array is made."""
+  return None if meshless() else P(*spec)
 
 
 def constrained(x: jax.Array, spec: P) -> jax.Array:
-  """x laid out so, for what runs inside `on_rows`; as it is where no mesh is set."""
-  if jax.sharding.get_abstract_mesh().empty:
-    return x
-  return jax.lax.with_sharding_constraint(x, spec)
+  """x laid out so, for what runs inside `on_rows`."""
+  return x if meshless() else jax.lax.with_sharding_constraint(x, spec)
 
 
 def spread(x: jax.Array) -> jax.Array:
@@ -161,9 +177,9 @@ def halvings(side: int, ways: int, most: int = 3) -> int:
   return max((n for n in range(most + 1) if side % (ways << n) == 0), default=-1)
 
 
-def of(x: jax.Array) -> P:
+def of(x: jax.Array) -> P | None:
   """How an array is split."""
-  return jax.typeof(x).sharding.spec
+  return None if meshless() else jax.typeof(x).sharding.spec
 
 
 def gathered(w: jax.Array, x: jax.Array) -> jax.Array:
@@ -172,6 +188,8 @@ def gathered(w: jax.Array, x: jax.Array) -> jax.Array:
   Its gradient is summed where x is split: reduce-scattered over the axes that were collected, and
   then, small, over `data`.  Where x is the same on all of an axis, so is the gradient.
   """
+  if meshless():
+    return w
   spec, used = of(w), axes_of(x)
   side = next((i for i, axes in enumerate(spec) if collected(axes)), None)
   if side is None:
@@ -197,7 +215,7 @@ def collected(axes) -> bool:
 @contextlib.contextmanager
 def default_mesh():
   """The mesh that is set, or one over all devices."""
-  if jax.sharding.get_abstract_mesh().empty:
+  if meshless():
     with jax.set_mesh(make_mesh()):
       yield
   else:

@@ -175,7 +175,7 @@ class MMDiT(nnx.Module):
     dense = np.isin(np.arange(c.dual_layers + c.single_layers), c.sparse.dense_layers)
     y, _ = jax.lax.scan(layer, tokens, (self.dual, dense[: c.dual_layers]))
     # From here on text passes through the weights of its modality, and lies where they are used.
-    y = each(lambda i: block.Tokens(y[i].x, jax.reshard(y[i].text, LAYOUTS[i])))
+    y = each(lambda i: block.Tokens(y[i].x, sharding.laid(y[i].text, LAYOUTS[i])))
     y, _ = jax.lax.scan(layer, y, (self.single, dense[c.dual_layers :]))
     out = each(lambda i: trunks[i].predict(y[i].x, times[i]))
     return each(lambda i: self.velocities(i, out[i], x, cond))
@@ -190,7 +190,7 @@ class MMDiT(nnx.Module):
       z = jnp.concatenate([part.astype(jnp.float32) for part in parts], -1)
       cut = functools.partial(cut_in, patch=self.patches[modality], places=places)
       grids.append(sharding.on_rows(cut)(z))
-    tokens = trunk.embed(jax.reshard(self.joined(modality, grids), LAYOUTS[modality]))
+    tokens = trunk.embed(sharding.laid(self.joined(modality, grids), LAYOUTS[modality]))
     return block.Tokens(tokens, trunk.read_prompt(cond.text))
 
   def context(self, modality, trunk, time, t, x, tokens, cond) -> block.Context:
@@ -208,8 +208,8 @@ class MMDiT(nnx.Module):
     return block.Context(
       mod=trunk.mod(time),
       text_mod=trunk.text_mod(time),
-      angle=jax.reshard(angle, layout),
-      time_angle=jax.reshard(rope.angles(clock, (c.head_dim,)), layout),
+      angle=sharding.laid(angle, layout),
+      time_angle=sharding.laid(rope.angles(clock, (c.head_dim,)), layout),
       valid=valid,
       readable=valid & cond.present[modality][:, None],
       prompt=tokens.text,
@@ -259,7 +259,7 @@ class MMDiT(nnx.Module):
   def velocities(self, modality, out, x, cond) -> tuple[jax.Array, ...]:
     """The tokens of the generated segments, as latents again."""
     noisy, start, found = iter(x[modality]), 0, []
-    whole = jax.reshard(out, sharding.WHOLE)
+    whole = sharding.laid(out, sharding.WHOLE)
     for segment, places in zip(cond.segments[modality], self.places(modality, x, cond)):
       length = segment.positions.shape[1] if places is None else len(places)
       if segment.generated:
@@ -296,6 +296,9 @@ def pad(x: jax.Array, layout: sharding.P, size: int = 0) -> jax.Array:
     size: of the tiles of sparse attention, where it is.
   """
   ways = sharding.axis_size(*filter(None, layout[1:2]))
-  tile = max(size, LANES if x.shape[1] >= 8 * LANES * ways else SUBLANES)
+  if sharding.meshless():  # Anywhere, and of sizes that are not known yet: sr4 export.
+    tile = max(size, 1)
+  else:
+    tile = max(size, LANES if x.shape[1] >= 8 * LANES * ways else SUBLANES)
   extra = -x.shape[1] % (tile * ways)
   return jnp.pad(x, [(0, 0), (0, extra)] + [(0, 0)] * (x.ndim - 2)) if extra else x

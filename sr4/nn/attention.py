@@ -32,10 +32,10 @@ def local(q, k, v, valid, blocks=splash.Blocks(), kept=True) -> jax.Array:
     q: [b s n k]; k, v: [b r n k]; valid: bool [b r], which keys there are.
     kept: name the result, so that a policy may keep it for the backward pass.
   """
-  kernels = {}
-  if splash.fits(q, k):
+  kernels, known = {}, all(isinstance(n, int) for n in (*q.shape, *k.shape))
+  if known and splash.fits(q, k):
     kernels['tpu'] = functools.partial(splash.attend, blocks=blocks, kept=kept)
-  if cudnn.fits(q):
+  if known and cudnn.fits(q):
     kernels['cuda'] = functools.partial(cudnn.attend, kept=kept)
   args, other = (q, k, v, valid), functools.partial(plain, kept=kept)
   out = jax.lax.platform_dependent(*args, **kernels, default=other) if kernels else other(*args)
@@ -69,9 +69,8 @@ def attend(
     way = lambda *args: exchange(long, *args)
   else:
     way, valid = read_long, tuple(jax.reshard(x, P(sharding.DP, 'seq')) for x in valid)
-  # Kernels do not say over which axes their results vary, so nobody checks it.
   way = functools.partial(way, functools.partial(local, blocks=blocks, kept=kept))
-  return jax.shard_map(way, out_specs=specs, check_vma=False)(queries, keys, values, valid)
+  return sharding.mapped(way, specs)(queries, keys, values, valid)
 
 
 def check_heads(heads: int):
@@ -83,7 +82,8 @@ def check_heads(heads: int):
 
 
 def is_long(x: jax.Array) -> bool:
-  return tuple(sharding.of(x)[1:2]) == ('seq',)
+  layout = sharding.of(x)
+  return bool(layout) and tuple(layout[1:2]) == ('seq',)
 
 
 # What follows runs on each device, on its own part.
@@ -152,6 +152,8 @@ def by_heads(heads: int) -> int:
 
 def ring_part(heads: int) -> tuple[jax.Array, int]:
   """(which part of the queries `exchange` brings to this device; by_heads)."""
+  if sharding.axis_size('seq') == 1:
+    return 0, 1
   return jax.lax.axis_index('seq') // by_heads(heads), by_heads(heads)
 
 

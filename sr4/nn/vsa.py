@@ -94,7 +94,7 @@ def attend(queries, keys, values, gate, valid, tiles: Tiles) -> tuple[jax.Array,
     return attention.exchange(long, run, queries, keys, values, valid)
 
   args = queries, tuple(keys), tuple(values), tuple(valid), tiles.sparsity
-  return jax.shard_map(way, out_specs=specs, check_vma=False)(*args)
+  return sharding.mapped(way, specs)(*args)
 
 
 def local(tiles: Tiles, q, k, v, gate, valid, asked, chooses, sparsity) -> jax.Array:
