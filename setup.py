@@ -30,6 +30,7 @@ CURATE = [
 TEXT = ['tokenizers>=0.22', 'pillow>=11']  # What Qwen-VL reads with.
 TFDS = ['tensorflow-datasets>=4.9.10']  # Without TensorFlow: it reads and describes, no more.
 TPU = ['libtpu>=0.0.51']  # On a machine without a TPU it compiles for one.
+C2PA = ['c2pa-python>=0.38']  # Signatures of what is made.
 TORCH = ['torch>=2.11', 'diffusers>=0.42.1', 'accelerate>=1.10', 'transformers>=5']
 TEST = [
   'pytest>=9',
@@ -52,7 +53,8 @@ setuptools.setup(
     'tfds': TFDS,
     'tpu': TPU,
     'torch': TORCH,
-    'test': TEST + TEXT + CURATE + TFDS + TPU + TORCH,
+    'c2pa': C2PA,
+    'test': TEST + TEXT + CURATE + TFDS + TPU + TORCH + C2PA,
   },
   packages=setuptools.find_packages(
     include=['sr4', 'sr4.*', 'data_pipelines', 'data_pipelines.*', 'configs']

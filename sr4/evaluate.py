@@ -248,12 +248,14 @@ def save_pair(path: str, made, truth, size, audio):
   import numpy as np
 
   from data_pipelines import mp4
+  from sr4 import provenance
   from sr4.core import files
 
   large = max(1, round(PIXELS / size.height))
   for name, clip in (('', made), ('.truth', truth)):
     frames = clip.frames.repeat(large, 1).repeat(large, 2)
-    mp4.write(f'{path}{name}.mp4', frames, size.fps, clip.samples, audio.sample_rate)
+    tags = provenance.Origin(made.prompt).tags() if clip is made else {}
+    mp4.write(f'{path}{name}.mp4', frames, size.fps, clip.samples, audio.sample_rate, metadata=tags)
   packed = io.BytesIO()
   np.savez_compressed(
     packed,

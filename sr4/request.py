@@ -121,6 +121,11 @@ class Request:
     return bool(self.first_frame_image or self.end_frame_image or self.mid_frame_images)
 
   @property
+  def gives_media(self) -> bool:
+    """Is some of what comes back given?"""
+    return self.images or bool(self.video or self.audio or self.extension)
+
+  @property
   def voices(self) -> list[str]:
     """Files of reference sounds."""
     voices = [entry.audio_url for entry in self.ref_images if entry.audio_url]

@@ -9,6 +9,7 @@ A line of the last is a request in JSON, with the fields of sr4/request.py, refe
 Writes clip-000.mp4 (H.264 and AAC), or a .png or .wav where the model makes pictures or sounds
 alone, its keyframes as clip-000-keyframe-00.png and so on, and clip-000.safetensors (the latents),
 for each request.  The same seed gives the same bytes.
+Each file says that a model made it (sr4/provenance.py); with --c2pa_certificate it is signed, too.
 With --refine DIR, the checkpoints of a Refiner, it makes them larger and smoother, keyframes and
 sound and all; what is given of a clip is given to the Refiner too, as large as it makes it.
 """
@@ -65,6 +66,8 @@ def arguments(parser):
   parser.add_argument('--refine', metavar='DIR', help='WORKDIR/checkpoints of a Refiner')
   parser.add_argument('--refine_steps', type=int, help='of the Refiner; as it was trained to')
   parser.add_argument('--strength', type=float, help='of its noise, at most 1: below, few steps do')
+  parser.add_argument('--c2pa_certificate', metavar='FILE', help='a chain, to sign with (PEM)')
+  parser.add_argument('--c2pa_key', metavar='FILE', help='of the first certificate (PEM)')
   for name, kind in (SIZE | SAMPLING).items():
     parser.add_argument(f'--{name}', type=kind)
 
@@ -79,6 +82,7 @@ def main(args):
   from safetensors import numpy as safetensors
 
   from sr4 import pipeline
+  from sr4 import provenance
   from sr4.core import config
   from sr4.core import errors
   from sr4.core import files
@@ -86,7 +90,11 @@ def main(args):
 
   if args.batch < 1:
     raise errors.UserError(f'--batch={args.batch} must be at least 1')
-  asked, optimize = requests(args), optimizer(args.prompt_optimizer)
+  asked, optimize, signer = requests(args), optimizer(args.prompt_optimizer), None
+  if bool(args.c2pa_certificate) != bool(args.c2pa_key):
+    raise errors.UserError('--c2pa_certificate and --c2pa_key: give both, or none')
+  if args.c2pa_key:
+    signer = provenance.Signer(args.c2pa_certificate, args.c2pa_key)
   os.makedirs(args.out, exist_ok=True)
   with sharding.default_mesh():
     system, model, trained = pipeline.load(args.checkpoint, args.step, ema=not args.raw)
@@ -106,7 +114,9 @@ def main(args):
       for (i, one), clip in zip(some, clips):
         clip = one.joined(clip, system, size)
         path = os.path.join(args.out, f'clip-{i:03d}')
-        written = write(path, clip, size.fps, system.codecs.audio.sample_rate)
+        origin = provenance.Origin(clip.prompt, one.gives_media)
+        rate = system.codecs.audio.sample_rate
+        written = write(path, clip, size.fps, rate, origin, signer)
         files.save(f'{path}.safetensors', safetensors.save(clip.latents))
         print(f'{written}  {clip.prompt}', flush=True)
 
@@ -203,23 +213,31 @@ class Refiner:
     return sampler(rows, seeds), large
 
 
-def write(path: str, clip, fps: float, rate: int) -> str:
-  """The media of a clip in the files that fit it; the name of the first."""
+def write(path: str, clip, fps: float, rate: int, origin, signer=None) -> str:
+  """The media of a clip in the files that fit it; the name of the first.
+
+  Args:
+    origin: provenance.Origin; signer: provenance.Signer, if any.
+  """
   from data_pipelines import mp4
   from data_pipelines import stills
   from data_pipelines import wav
   from sr4.core import files
 
-  for k, picture in enumerate(() if clip.keyframes is None else clip.keyframes):
-    files.save(f'{path}-keyframe-{k:02d}.png', stills.to_png(picture))
+  def save(name: str, data: bytes) -> str:
+    kind = name.rpartition('.')[2]
+    files.save(name, signer(data, kind, origin) if signer else data)
+    return name
+
+  picture = lambda pixels: origin.png(stills.to_png(pixels))
+  for k, frame in enumerate(() if clip.keyframes is None else clip.keyframes):
+    save(f'{path}-keyframe-{k:02d}.png', picture(frame))
   if clip.frames is None:
-    files.save(f'{path}.wav', wav.to_bytes(clip.samples, rate))
-    return f'{path}.wav'
+    return save(f'{path}.wav', origin.wav(wav.to_bytes(clip.samples, rate)))
   if clip.samples is None and len(clip.frames) == 1:
-    files.save(f'{path}.png', stills.to_png(clip.frames[0]))
-    return f'{path}.png'
-  mp4.write(f'{path}.mp4', clip.frames, fps, clip.samples, rate, metadata={'comment': clip.prompt})
-  return f'{path}.mp4'
+    return save(f'{path}.png', picture(clip.frames[0]))
+  tags = origin.tags()
+  return save(f'{path}.mp4', mp4.write(None, clip.frames, fps, clip.samples, rate, metadata=tags))
 
 
 def optimizer(choice: str):

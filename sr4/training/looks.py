@@ -6,6 +6,7 @@ import os
 import jax
 
 from sr4 import pipeline
+from sr4 import provenance
 from sr4.training import data
 from sr4.training import validation
 
@@ -65,5 +66,5 @@ def write_previews(system, model, size, sampling, prompts, folder: str):
         size.fps,
         clip.samples,
         system.codecs.audio.sample_rate,
-        metadata={'comment': clip.prompt},
+        metadata=provenance.Origin(clip.prompt).tags(),
       )
