@@ -1,5 +1,6 @@
 """Prompts and media in, clips out: the model, its codecs and its text encoder in one call."""
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import functools
@@ -85,7 +86,11 @@ class Pipeline:
       )
 
   def __call__(
-    self, asked: Sequence[Row | str], seeds: Sequence[int], negative: Sequence[AV] = ()
+    self,
+    asked: Sequence[Row | str],
+    seeds: Sequence[int],
+    negative: Sequence[AV] = (),
+    callback_on_step_end: Callable | None = None,
   ) -> list[Clip]:
     """A clip for each row, of its own prompt, media and seed, whatever its neighbours are.
 
@@ -97,6 +102,10 @@ class Pipeline:
       asked: prompts, or rows as a task makes them.  A Refiner's have a low clip (`to_refine`), and
         their sound goes with them.
       negative: of each, prompts that its video and its sound are guided away from; '': from none.
+      callback_on_step_end: (pipeline, step, t, told) -> None or changes of told, after each step.
+        t: AV of times in [0, 1].  told: 'latents', AV as `segments.latent_shapes`, which go on as
+        they are returned; 'data', where the last velocity leads: what may be looked at (`decode`).
+        It may set `pipeline.interrupt`: then what has been made so far is the result.
     """
     rows, seeds = [self._row(one) for one in asked], list(seeds)
     if len(rows) != len(seeds) or not rows:
@@ -107,14 +116,7 @@ class Pipeline:
     clips = self._clips(rows + rows[:1] * extra)
     away = self._negative([*negative, *negative[:1] * extra])
     seeds = np.array(seeds + [0] * extra, np.uint32)
-    latents = generate(
-      self.system,
-      self.size,
-      self.config,
-      rows[0].clean,
-      self.model,
-      *sharding.rows((clips, seeds, away)),
-    )
+    latents = self._generate(rows[0].clean, callback_on_step_end, clips, seeds, away)
     media = decode(self.system, self.size, latents, self.config.decode_tile)
     latents = own_rows(named(self.size, latents))
     return [
@@ -125,6 +127,24 @@ class Pipeline:
       )
       for i, row in enumerate(rows)
     ]
+
+  def _generate(self, clean: AV, callback, clips: Clips, seeds, negative: AV) -> AV:
+    """Latents, AV of tuples of [b t h w c] and [b l c], one for each generated segment."""
+    c, given = self.config, sharding.rows((clips, seeds, negative))
+    carry, steps, times, told = begin(self.system, self.size, c, clean, *given)
+    steps, times = jax.device_get((steps, times))
+    at = lambda of, i: jax.tree.map(lambda leaf: leaf[i], of)
+    self.interrupt = False
+    for i in range(c.num_inference_steps):
+      x, carry = carry[0], advance(c, self.model, carry, at(steps, i), told)
+      if callback:
+        start, end = at(times, i), at(times, i + 1)
+        data = ahead(x, carry[0], start, end)
+        changes = callback(self, i, end, {'latents': carry[0], 'data': data}) or {}
+        carry = changes.get('latents', carry[0]), *carry[1:]
+      if self.interrupt:
+        break
+    return carry[0] if clean.video else kept(told.cond, carry[0])
 
   def _row(self, asked: Row | str) -> Row:
     """What is asked, with the places of keyframes."""
@@ -192,18 +212,19 @@ def to_refine(clip: Clip, given: Row = Row()) -> Row:
   )
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Told:
+  """What velocities follow, the same in all steps."""
+
+  cond: Condition
+  negative: AV  # as `guidance.guided` takes it
+  held: tuple | None  # of a sound that goes on: (bool [b l 1], where; the velocity there, [b l c])
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def generate(
-  system,
-  size: Size,
-  c: Config,
-  clean: AV,
-  model,
-  clips: Clips,
-  seeds,
-  negative: AV = AV(None, None),
-) -> AV:
-  """Latents, AV of tuples of [b t h w c] and [b l c], one for each generated segment.
+def begin(system, size: Size, c: Config, clean: AV, clips: Clips, seeds, negative: AV):
+  """(what goes from step to step, noise first; what each is given; times, AV of [steps + 1]; Told).
 
   Args:
     clean: AV of bool: this modality is given, and stays as it is.
@@ -212,13 +233,7 @@ def generate(
   """
   clips = system.embedded(clips)
   latents = conditioning.coded(system.codecs, size, clips)
-  cond = conditioning.condition(system.codecs, size, model.config.patch, clips, latents)
-  scales = guidance.Scales(
-    text=AV(c.video_guidance_scale, c.audio_guidance_scale),
-    modality=AV(c.modality_scale, c.modality_scale),
-    references=AV(c.reference_scale, c.reference_scale),
-    rescale=c.guidance_rescale,
-  )
+  cond = conditioning.condition(system.codecs, size, system.config.patch, clips, latents)
   negative = AV(*(of and (encoder.embedded(system.text, of[0]), of[1]) for of in negative))
   shapes = segments.latent_shapes(system.codecs, size)
 
@@ -236,31 +251,57 @@ def generate(
   times = AV(*(jnp.ones_like(t) if whole else t for t, whole in zip(times, clean)))
   given = AV((latents.video,), (latents.audio,))
   x = AV(*(data if whole else z for data, z, whole in zip(given, x, clean)))
-  velocity = guidance.guided(model, cond, scales, negative)
+  held = None
   if clips.heard is not None:
-    velocity = holding(velocity, system.codecs.audio, clips.heard, latents.audio, noise.audio[0])
-  x = solver.SOLVERS[c.solver](velocity, x, times)
-  return x if clean.video else x._replace(video=kept(cond, x.video))
+    held = holding(system.codecs.audio, clips.heard, latents.audio, noise.audio[0])
+  carry, steps = solver.SOLVERS[c.solver].begin(x, times)
+  return carry, steps, times, Told(cond, negative, held)
 
 
-def holding(velocity, codec, heard, data, noise):
-  """The velocity, but where a sound is given the one that leads there, from this noise."""
+@functools.partial(jax.jit, static_argnums=0)
+def advance(c: Config, model, carry, given, told: Told):
+  """One step of what `begin` began."""
+  scales = guidance.Scales(
+    text=AV(c.video_guidance_scale, c.audio_guidance_scale),
+    modality=AV(c.modality_scale, c.modality_scale),
+    references=AV(c.reference_scale, c.reference_scale),
+    rescale=c.guidance_rescale,
+  )
+  guided = guidance.guided(model, told.cond, scales, told.negative)
+
+  def velocity(x: AV, t: AV) -> AV:
+    v = guided(x, t)
+    if told.held is None:
+      return v
+    where, there = told.held
+    return v._replace(audio=(jnp.where(where, there, v.audio[0]),))
+
+  return solver.SOLVERS[c.solver].step(velocity, carry, given)
+
+
+@jax.jit
+def ahead(x: AV, later: AV, start: AV, end: AV) -> AV:
+  """The data to which the line from x at start to later at end leads."""
+  reach = AV(
+    *(jnp.where(e > s, (1 - e) / jnp.where(e > s, e - s, 1), 0) for s, e in zip(start, end))
+  )
+  return path.each(lambda far, x, z: z + far * (z - x), reach, x, later)
+
+
+def holding(codec, heard, data, noise):
+  """(bool [b l 1], the velocity [b l c]) that lead a sound, where it is given, there from noise."""
   rate, length = codec.sample_rate / codec.rate, data.shape[1]
   begins = np.floor(np.arange(length) * rate).astype(int)
   ends = np.minimum(np.ceil(np.arange(1, length + 1) * rate).astype(int), heard.shape[1]) - 1
-  held = (heard[:, begins] & heard[:, ends])[..., None]
-
-  def held_velocity(x: AV, t: AV) -> AV:
-    v = velocity(x, t)
-    return v._replace(audio=(jnp.where(held, data - noise, v.audio[0]),))
-
-  return held_velocity
+  return (heard[:, begins] & heard[:, ends])[..., None], data - noise
 
 
-def kept(cond: Condition, video):
+@jax.jit
+def kept(cond: Condition, x: AV) -> AV:
   """The latents that were made, but those that were wholly known."""
   told = [segment for segment in cond.segments.video or () if segment.generated]
-  return video and tuple(jnp.where(of.mask == 1, of.known, z) for of, z in zip(told, video))
+  made = zip(told, x.video or ())
+  return x._replace(video=tuple(jnp.where(of.mask == 1, of.known, z) for of, z in made) or None)
 
 
 def decode(system, size: Size, latents: AV, tile: int = 0) -> dict:

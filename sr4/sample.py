@@ -54,6 +54,9 @@ def arguments(parser):
     parser.add_argument(f'--{name}', help='to be guided away from; as in sr4/request.py')
   parser.add_argument('--batch', type=int, default=8, help='clips at a time')
   parser.add_argument(
+    '--preview_every', type=int, default=0, help='steps from one strip of frames to the next'
+  )
+  parser.add_argument(
     '--prompt_optimizer',
     default='off',
     metavar='off|rules|URL#MODEL',
@@ -88,8 +91,10 @@ def main(args):
   from sr4.core import files
   from sr4.core import sharding
 
-  if args.batch < 1:
-    raise errors.UserError(f'--batch={args.batch} must be at least 1')
+  if args.batch < 1 or args.preview_every < 0:
+    raise errors.UserError(
+      f'--batch={args.batch} must be at least 1, --preview_every={args.preview_every} at least 0'
+    )
   asked, optimize, signer = requests(args), optimizer(args.prompt_optimizer), None
   if bool(args.c2pa_certificate) != bool(args.c2pa_key):
     raise errors.UserError('--c2pa_certificate and --c2pa_key: give both, or none')
@@ -108,7 +113,10 @@ def main(args):
       rows, seeds = rows + rows[:1] * extra, seeds + seeds[:1] * extra
       away = [one.negative() for _, one in some]
       away += away[:1] * extra
-      clips = pipeline.Pipeline(system, model, size, sampling)(rows, seeds, away)
+      sampler = pipeline.Pipeline(system, model, size, sampling)
+      names = [os.path.join(args.out, f'clip-{i:03d}') for i, _ in some]
+      with Watch(names, sampling.num_inference_steps, args.preview_every) as watch:
+        clips = sampler(rows, seeds, away, watch)
       if refiner:
         clips, size = refiner([one for _, one in some], clips[: len(some)], seeds, size)
       for (i, one), clip in zip(some, clips):
@@ -180,6 +188,43 @@ def optimized(row, size, system, optimize):
   kinds = [kind for kind, _ in captions.references(row.caption)]
   told = dict(references=kinds, seconds=seconds, sound=size.samples > 0)
   return dataclasses.replace(row, caption=optimize(row.caption, **told))
+
+
+class Watch:
+  """Shows how far a batch is, and now and then what it comes to: a strip of five frames of each.
+
+  Args:
+    names: of the clips, without ending; every: so many steps there is a strip; 0: never.
+  """
+
+  def __init__(self, names: list[str], steps: int, every: int):
+    import tqdm
+
+    self.names, self.every = names, every
+    self.bar = tqdm.tqdm(total=steps, desc='sampling', unit='step', leave=False)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.bar.close()
+
+  def __call__(self, sampler, step: int, t, told):
+    self.bar.update()
+    if self.every and (step + 1) % self.every == 0 and sampler.size.frames:
+      import numpy as np
+
+      from data_pipelines import stills
+      from sr4 import pipeline
+      from sr4 import provenance
+      from sr4.core import files
+
+      size = sampler.size
+      made = pipeline.decode(sampler.system, size, told['data'], sampler.config.decode_tile)
+      at = np.linspace(0, size.frames - 1, min(5, size.frames)).round().astype(int)
+      for name, frames in zip(self.names, made['frames']):
+        strip = provenance.Origin('').png(stills.to_png(np.concatenate(frames[at], 1)))
+        files.save(f'{name}-step-{step + 1:03d}.png', strip)
 
 
 class Refiner:

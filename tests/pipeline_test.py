@@ -259,3 +259,36 @@ def test_a_mesh_makes_the_same_clips(base, relative):
       for name, latents in clip.latents.items():
         assert relative(other.latents[name], latents) < 1e-5
       assert np.mean(clip.frames == other.frames) > 0.99
+
+
+@pytest.mark.parametrize('solver', ['euler', 'heun', 'unipc'])
+def test_a_callback_sees_each_step_changes_and_ends_it(base, solver):
+  system, model = base
+  config = pipeline.Config(num_inference_steps=3, solver=solver)
+  sampler = pipeline.Pipeline(system, model, system.size(5, 16, 16, 8.0), config)
+  seen = []
+
+  def watch(made, step, t, told):
+    seen.append(
+      (step, float(t.video), *(np.asarray(told[x].video[0]) for x in ('latents', 'data')))
+    )
+
+  (clip,) = sampler(['a red circle'], [3], callback_on_step_end=watch)
+  assert [(step, round(t, 3)) for step, t, *_ in seen] == [(0, 0.333), (1, 0.667), (2, 1.0)]
+  *_, latents, data = seen[-1]
+  np.testing.assert_allclose(latents[0], clip.latents['video'], atol=1e-6)
+  np.testing.assert_allclose(data, latents, atol=1e-6)
+  # The first data lie where the first velocity leads: the noise is on the same line.
+  *_, data = seen[0]
+  (other,) = pipeline.Pipeline(
+    system, model, sampler.size, dataclasses.replace(config, num_inference_steps=1, solver='euler')
+  )(['a red circle'], [3])
+  if solver != 'heun':  # Whose first step has the mean of two velocities.
+    np.testing.assert_allclose(data[0], other.latents['video'], rtol=1e-3, atol=1e-3)
+
+  def end(made, step, t, told):
+    made.interrupt = step == 1
+    return {'latents': jax.tree.map(jnp.zeros_like, told['latents'])}
+
+  (clip,) = sampler(['a red circle'], [3], callback_on_step_end=end)
+  assert not np.any(clip.latents['video']) and not np.any(clip.latents['audio'])

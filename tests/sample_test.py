@@ -68,8 +68,14 @@ def test_requests_of_many_kinds_are_made_in_their_order(home, tmp_path):
   (tmp_path / 'requests.jsonl').write_text(lines)
   out = tmp_path / 'out'
   small_run.finish(
-    sample(home, out, '--requests', tmp_path / 'requests.jsonl', '--seed', 1, '--batch', 1)
+    sample(
+      *(home, out, '--requests', tmp_path / 'requests.jsonl', '--seed', 1, '--batch', 1),
+      *('--preview_every', 1),
+    )
   )
+  steps = sorted(path.name for path in out.glob('clip-000-step-*.png'))
+  assert steps == ['clip-000-step-001.png', 'clip-000-step-002.png']
+  assert media.read_image(out / steps[0], 16, 80).std() > 1  # five frames of 16 x 16
   latents = [(out / f'clip-{i:03d}.safetensors').read_bytes() for i in range(3)]
   assert latents[0] == latents[2] != latents[1]
   first = media.read_image(out / 'clip-001.mp4', 8, 24)  # 1:2, as the picture is

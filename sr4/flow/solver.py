@@ -1,6 +1,7 @@
-"""From noise to data along dx/dt = v(x, t), in a scan."""
+"""From noise to data along dx/dt = v(x, t)."""
 
 from collections.abc import Callable
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -15,51 +16,65 @@ def times(steps: int, shift: AV) -> AV:
   return AV(*(path.shifted(t, s) for s in shift))
 
 
-def euler(velocity: Callable[[AV, AV], AV], x: AV, t: AV) -> AV:
-  """x(1) from x(0).  velocity takes x and a pair of scalar times; t as `times` gives it."""
+@dataclasses.dataclass(frozen=True)
+class Solver:
+  """x(1) from x(0), step by step or all at once.
 
-  def step(x, ends):
-    start, end = ends
-    return advance(x, velocity(x, start), start, end), None
+  Args:
+    begin: (x, t) -> (what goes from step to step, of which x is the first; what each is given,
+      leaves [steps ...]).  t is as `times` gives it.
+    step: (velocity, carry, given) -> carry.  velocity takes x and a pair of scalar times.
+  """
 
-  return jax.lax.scan(step, x, intervals(t))[0]
+  begin: Callable
+  step: Callable
+
+  def __call__(self, velocity: Callable[[AV, AV], AV], x: AV, t: AV) -> AV:
+    carry, given = self.begin(x, t)
+    step = lambda carry, given: (self.step(velocity, carry, given), None)
+    return jax.lax.scan(step, carry, given)[0][0]
 
 
-def heun(velocity: Callable[[AV, AV], AV], x: AV, t: AV) -> AV:
-  """As euler, with the mean velocity of both ends of each step; the last step is Euler's."""
+def euler_step(velocity, carry, given):
+  (x,), (start, end) = carry, given
+  return (advance(x, velocity(x, start), start, end),)
 
-  def step(x, ends):
-    start, end = ends
-    v = velocity(x, start)
+
+def heun_begin(x: AV, t: AV):
+  return (x,), (*intervals(t), jnp.arange(1, len(t.video)) == len(t.video) - 1)
+
+
+def heun_step(velocity, carry, given):
+  """With the mean velocity of both ends of each step; the last step is Euler's."""
+  (x,), (start, end, last) = carry, given
+  v = velocity(x, start)
+
+  def mean(v):
     v_end = velocity(advance(x, v, start, end), end)
-    return advance(x, jax.tree.map(lambda a, b: (a + b) / 2, v, v_end), start, end), None
+    return jax.tree.map(lambda a, b: (a + b) / 2, v, v_end)
 
-  starts, ends = intervals(t)
-  but_last = jax.tree.map(lambda a: a[:-1], (starts, ends))
-  x, _ = jax.lax.scan(step, x, but_last)
-  start, end = jax.tree.map(lambda a: a[-1], (starts, ends))
-  return advance(x, velocity(x, start), start, end)
+  return (advance(x, jax.lax.cond(last, lambda v: v, mean, v), start, end),)
 
 
-def unipc(velocity: Callable[[AV, AV], AV], x: AV, t: AV) -> AV:
+def unipc_begin(x: AV, t: AV):
+  coefficients = AV(*map(unipc_coefficients, t))
+  starts, _ = intervals(t)
+  nothing = jax.tree.map(jnp.zeros_like, x)
+  # What is given at each step, by modality turned inside out.
+  both = AV(*(of[0] for of in coefficients)), AV(*(of[1] for of in coefficients))
+  return (x, nothing, nothing, nothing), (starts, both)
+
+
+def unipc_step(velocity, carry, given):
   """UniPC of order 2 with B(h) = e^h - 1 (arXiv 2302.04867, Eq. 3 and 9), one velocity a step.
 
   In terms of the data m = x + (1 - t) v that a velocity points at; the first and the last step are
   of order 1.
   """
-  coefficients = AV(*map(unipc_coefficients, t))
-  starts, _ = intervals(t)
-  nothing = jax.tree.map(jnp.zeros_like, x)
-
-  def step(carry, given):
-    (x, last, m, before), (start, (correct, predict)) = carry, given
-    now = path.data_from(start, x, velocity(x, start))
-    x = combined(correct, x, last, before, m, now)
-    return (combined(predict, x, m, now), x, now, m), None
-
-  # What is given at each step, by modality turned inside out.
-  both = AV(*(of[0] for of in coefficients)), AV(*(of[1] for of in coefficients))
-  return jax.lax.scan(step, (x, nothing, nothing, nothing), (starts, both))[0][0]
+  (x, last, m, before), (start, (correct, predict)) = carry, given
+  now = path.data_from(start, x, velocity(x, start))
+  x = combined(correct, x, last, before, m, now)
+  return combined(predict, x, m, now), x, now, m
 
 
 def unipc_coefficients(t: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -99,9 +114,6 @@ def combined(weights: AV, *trees: AV) -> AV:
   return AV(*(of(*args) for args in zip(weights, *trees)))
 
 
-SOLVERS = {'euler': euler, 'heun': heun, 'unipc': unipc}
-
-
 def intervals(t: AV) -> tuple[AV, AV]:
   return AV(*(a[:-1] for a in t)), AV(*(a[1:] for a in t))
 
@@ -109,3 +121,9 @@ def intervals(t: AV) -> tuple[AV, AV]:
 def advance(x: AV, v: AV, start: AV, end: AV) -> AV:
   span = AV(*(b - a for a, b in zip(start, end)))
   return path.each(lambda dt, x, v: x + dt * v, span, x, v)
+
+
+euler = Solver(lambda x, t: ((x,), intervals(t)), euler_step)
+heun = Solver(heun_begin, heun_step)
+unipc = Solver(unipc_begin, unipc_step)
+SOLVERS = {'euler': euler, 'heun': heun, 'unipc': unipc}
