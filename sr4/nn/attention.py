@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from sr4.core import errors
 from sr4.core import sharding
 from sr4.core.sharding import P
+from sr4.nn.kernels import blocked
 from sr4.nn.kernels import cudnn
 from sr4.nn.kernels import splash
 
@@ -37,13 +38,19 @@ def local(q, k, v, valid, blocks=splash.Blocks(), kept=True) -> jax.Array:
     kernels['tpu'] = functools.partial(splash.attend, blocks=blocks, kept=kept)
   if known and cudnn.fits(q):
     kernels['cuda'] = functools.partial(cudnn.attend, kept=kept)
-  args, other = (q, k, v, valid), functools.partial(plain, kept=kept)
+  if known and blocked.fits(q):
+    kernels['cpu'] = functools.partial(named, blocked.attend, kept)
+  args, other = (q, k, v, valid), functools.partial(named, plain, kept)
   out = jax.lax.platform_dependent(*args, **kernels, default=other) if kernels else other(*args)
   return jnp.where(jnp.any(valid, -1)[:, None, None, None], out, 0)
 
 
-def plain(q, k, v, valid, kept=True):
-  out = jax.nn.dot_product_attention(q, k, v, mask=valid[:, None, None, :])
+def plain(q, k, v, valid):
+  return jax.nn.dot_product_attention(q, k, v, mask=valid[:, None, None, :])
+
+
+def named(way, kept: bool, *args):
+  out = way(*args)
   return checkpoint_name(out, splash.SAVED) if kept else out
 
 
