@@ -31,6 +31,10 @@ from sr4.core.batch import Size
 from sr4.extension import Extension
 from sr4.flow import segments
 
+SAMPLING = (
+  *('num_inference_steps', 'video_guidance_scale', 'audio_guidance_scale', 'modality_scale'),
+  *('reference_scale', 'shift', 'audio_shift'),
+)
 WHITE = 128  # of 255: from here on a mask is white
 
 
@@ -72,6 +76,15 @@ class Request:
   negative_prompt: str = ''
   audio_negative_prompt: str | None = None  # as the other where it is not given
   seed: int | None = None
+  # How it is sampled: fields of pipeline.Config.
+  mode: str = ''  # of request_rules.MODES
+  num_inference_steps: int | None = None
+  video_guidance_scale: float | None = None
+  audio_guidance_scale: float | None = None
+  modality_scale: float | None = None
+  reference_scale: float | None = None
+  shift: float | None = None
+  audio_shift: float | None = None
   # The clip.  What is not given is as trained, or as the first picture or clip that is given.
   duration: int | None = None  # seconds, 3 to 15
   resolution: str = ''
@@ -119,6 +132,11 @@ class Request:
   def images(self) -> bool:
     """Is any frame given as a picture?"""
     return bool(self.first_frame_image or self.end_frame_image or self.mid_frame_images)
+
+  def sampling(self, given: Mapping) -> dict:
+    """Fields of pipeline.Config: those given over the mode's, its own over these."""
+    own = {name: getattr(self, name) for name in SAMPLING if getattr(self, name) is not None}
+    return request_rules.MODES.get(self.mode, {}) | dict(given) | own
 
   @property
   def gives_media(self) -> bool:

@@ -38,7 +38,7 @@ SIZE = {
   'resolution': str,
   'aspect_ratio': str,
 }
-NEGATIVE = ('negative_prompt', 'audio_negative_prompt')
+BESIDE = ('negative_prompt', 'audio_negative_prompt', 'mode')
 MEDIA = ('first_frame_image', 'end_frame_image', 'video', 'audio', 'mask_video', 'mask_image')
 
 
@@ -50,8 +50,8 @@ def arguments(parser):
   parser.add_argument('--requests', metavar='FILE', help='one request in JSON a line')
   for name in MEDIA:
     parser.add_argument(f'--{name}', metavar='FILE', help='given with each prompt')
-  for name in NEGATIVE:
-    parser.add_argument(f'--{name}', help='to be guided away from; as in sr4/request.py')
+  for name in BESIDE:
+    parser.add_argument(f'--{name}', help='of each prompt; as in sr4/request.py')
   parser.add_argument('--batch', type=int, default=8, help='clips at a time')
   parser.add_argument(
     '--preview_every', type=int, default=0, help='steps from one strip of frames to the next'
@@ -86,7 +86,6 @@ def main(args):
 
   from sr4 import pipeline
   from sr4 import provenance
-  from sr4.core import config
   from sr4.core import errors
   from sr4.core import files
   from sr4.core import sharding
@@ -103,10 +102,8 @@ def main(args):
   os.makedirs(args.out, exist_ok=True)
   with sharding.default_mesh():
     system, model, trained = pipeline.load(args.checkpoint, args.step, ema=not args.raw)
-    fields = dict(trained['sample']) | given(args, SAMPLING)
-    sampling = config.build(pipeline.Config, fields, 'sample')
     refiner = args.refine and Refiner(args, system)
-    for some, size in batches(asked, system, trained, args.batch):
+    for some, size, sampling in batches(asked, system, trained, given(args, SAMPLING), args.batch):
       rows = [optimized(one.row(system, size), size, system, optimize) for _, one in some]
       seeds = [args.seed + i if one.seed is None else one.seed for i, one in some]
       extra = args.batch - len(some) if len(asked) > args.batch else 0  # One program for all.
@@ -158,7 +155,7 @@ def requests(args) -> list:
   if args.prompts:
     with open(args.prompts) as f:
       prompts += [line.strip() for line in f if line.strip()]
-  beside = given(args, (*SIZE, *MEDIA, *NEGATIVE))
+  beside = given(args, (*SIZE, *MEDIA, *BESIDE))
   found += [request.Request(prompt, **beside) for prompt in prompts]
   if not found:
     raise errors.UserError(
@@ -167,15 +164,19 @@ def requests(args) -> list:
   return found
 
 
-def batches(asked, system, trained, most: int):
-  """([(number, Request)], Size) of requests that one program can make together."""
+def batches(asked, system, trained, flags: dict, most: int):
+  """([(number, Request)], Size, pipeline.Config) of requests that one program can make together."""
+  from sr4 import pipeline
+  from sr4.core import config
+
   alike = {}
   for i, one in enumerate(asked):
-    size = one.size(system, trained)
-    alike.setdefault((size, one.kinds()), []).append((i, one))
-  for (size, _), some in alike.items():
+    fields = dict(trained['sample']) | one.sampling(flags)
+    sampling = config.build(pipeline.Config, fields, f'request {i}')
+    alike.setdefault((one.size(system, trained), sampling, one.kinds()), []).append((i, one))
+  for (size, sampling, _), some in alike.items():
     for at in range(0, len(some), most):
-      yield some[at : at + most], size
+      yield some[at : at + most], size, sampling
 
 
 def optimized(row, size, system, optimize):

@@ -188,6 +188,7 @@ MOMENT = dict(image_url='a.png', time_stamp=1.0)
   [
     (dict(prompt=' '), 'prompt: it is empty'),
     (dict(promt='x'), 'promt'),
+    (dict(mode='turbo'), "mode: 'turbo' is not among fast, std, pro"),
     (dict(duration=16), 'duration: 16'),
     (dict(duration=2), 'duration: 2'),
     (dict(duration=5, frames=81), 'frames: it says the same'),
@@ -267,3 +268,11 @@ def test_the_prompt_may_name_no_more_than_is_given():
   given = ask(prompt='@image_1 jumps')
   with pytest.raises(captions.CaptionError, match='give it, or take it out'):
     given.row(SYSTEM, given.size(SYSTEM, TRAINED))
+
+
+def test_flags_go_over_a_mode_and_fields_over_both():
+  assert ask(mode='fast').sampling({}) == dict(num_inference_steps=12, solver='unipc')
+  flags = dict(num_inference_steps=8, shift=2.0)
+  found = ask(mode='fast', shift=3.0, audio_guidance_scale=2.0).sampling(flags)
+  assert found == dict(num_inference_steps=8, solver='unipc', shift=3.0, audio_guidance_scale=2.0)
+  assert ask().sampling(flags) == flags
