@@ -44,24 +44,43 @@ def guided(
     (scales.references, AV(bare, bare)),
   )
 
+  # What both modalities are without is run once.
+  apart = {id(cond): cond}
+  for scales_of, withouts in conditions:
+    apart |= {id(of): of for of, scale in zip(withouts, scales_of) if scale != 1}
+
   def velocity(x: AV, t: AV) -> AV:
     """x: latents with rows; t: one scalar per modality."""
     t = AV(*(sharding.over_rows(time, cond.text.shape[0]) for time in t))
-    v_cond = v = model(x, t, cond)
+    found = dict(zip(apart, of_each(model, x, t, list(apart.values()))))
+    v_cond = v = found[id(cond)]
     for scales_of, withouts in conditions:
-      away = {}  # Velocities without it; what both modalities are without is run once.
-      for without, scale in zip(withouts, scales_of):
-        if scale != 1 and id(without) not in away:
-          away[id(without)] = model(x, t, without)
       v = AV(
         *(
-          v[i] if scale == 1 else pushed(v[i], v_cond[i], away[id(without)][i], scale)
+          v[i] if scale == 1 else pushed(v[i], v_cond[i], found[id(without)][i], scale)
           for i, (without, scale) in enumerate(zip(withouts, scales_of))
         )
       )
     return jax.tree.map(lambda a, b: rescaled(a, b, scales.rescale), v, v_cond)
 
   return velocity
+
+
+def of_each(model: Callable, x: AV, t: AV, conditions: list[Condition]) -> list[AV]:
+  """The model's velocities of the same latents under each condition.
+
+  On a mesh they are rows of one batch, so that weights are collected, and tokens exchanged, once; on
+  one device, where there is nothing to collect, one follows the other in the memory of one.
+  """
+  count = len(conditions)
+  if count == 1 or sharding.axis_size(*sharding.AXES) == 1:
+    return [model(x, t, condition) for condition in conditions]
+  # Copies of a row lie side by side, so that none changes its device.
+  beside = sharding.on_rows(lambda *xs: jnp.stack(xs, 1).reshape(-1, *xs[0].shape[1:]))
+  v = model(*jax.tree.map(beside, *[(x, t, condition) for condition in conditions]))
+  split = lambda a, i: a.reshape(-1, count, *a.shape[1:])[:, i]
+  part = lambda i: sharding.on_rows(lambda a: split(a, i))
+  return [jax.tree.map(part(i), v) for i in range(count)]
 
 
 def pushed(v, v_cond, away, scale: float):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sr4.core import sharding
 from sr4.core.av import AV
 from sr4.core.batch import Condition
 from sr4.core.batch import Segment
@@ -137,3 +138,29 @@ def test_a_modality_left_out():
     AV(X.video, None), TIME
   )
   assert v.audio is None and v.video[0].shape == X.video[0].shape
+
+
+def test_on_a_mesh_conditions_are_rows_of_one_batch():
+  """One call, each row's copies on its device, and the numbers of one after the other."""
+  calls = []
+
+  def model(x, t, cond):
+    calls.append(x.audio[0].shape[0])
+    told = 1.0 + 10 * cond.text_valid.sum(1) + 100 * (cond.present.video & cond.present.audio)
+    fill = lambda a: a * (told + t.video).reshape(-1, *(1,) * (a.ndim - 1))
+    return jax.tree.map(jax.sharding.auto_axes(fill, out_sharding=sharding.ROWS), x)
+
+  twice = lambda tree: jax.tree.map(lambda a: np.concatenate([a, a[:1]]), tree)
+  scales = guidance.Scales(AV(4.0, 2.0), AV(3.0, 1.5))
+  x = twice(jax.tree.map(lambda a: np.float32(a) + 1, X))
+
+  def run():
+    given = sharding.rows((x, twice(COND)))
+    return jax.jit(lambda x, cond: guidance.guided(model, cond, scales)(x, TIME))(*given)
+
+  one = run()
+  assert calls == [4, 4, 4]
+  with jax.set_mesh(sharding.make_mesh(jax.devices()[:4], fsdp=2, seq=2)):
+    for a, b in zip(jax.tree.leaves(run()), jax.tree.leaves(one)):
+      np.testing.assert_allclose(a, b, rtol=1e-6)
+  assert calls[3:] == [12]
