@@ -69,8 +69,8 @@ def guided(
 def of_each(model: Callable, x: AV, t: AV, conditions: list[Condition]) -> list[AV]:
   """The model's velocities of the same latents under each condition.
 
-  On a mesh they are rows of one batch, so that weights are collected, and tokens exchanged, once; on
-  one device, where there is nothing to collect, one follows the other in the memory of one.
+  On a mesh they are rows of one batch, so that weights are collected once; on one device, where
+  there is nothing to collect, one follows the other in the memory of one.
   """
   count = len(conditions)
   if count == 1 or sharding.axis_size(*sharding.AXES) == 1:

@@ -147,8 +147,8 @@ def test_on_a_mesh_conditions_are_rows_of_one_batch():
   def model(x, t, cond):
     calls.append(x.audio[0].shape[0])
     told = 1.0 + 10 * cond.text_valid.sum(1) + 100 * (cond.present.video & cond.present.audio)
-    fill = lambda a: a * (told + t.video).reshape(-1, *(1,) * (a.ndim - 1))
-    return jax.tree.map(jax.sharding.auto_axes(fill, out_sharding=sharding.ROWS), x)
+    fill = lambda a, told: a * told.reshape(-1, *(1,) * (a.ndim - 1))
+    return jax.tree.map(lambda a: sharding.on_rows(fill)(a, told + t.video), x)
 
   twice = lambda tree: jax.tree.map(lambda a: np.concatenate([a, a[:1]]), tree)
   scales = guidance.Scales(AV(4.0, 2.0), AV(3.0, 1.5))
