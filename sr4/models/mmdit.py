@@ -199,7 +199,7 @@ class MMDiT(nnx.Module):
     arrange = lambda xs: [sharding.on_rows(order.arranged)(*pair) for pair in zip(xs, places)]
     positions = self.joined(modality, arrange([s.positions for s in segments]))
     valid = self.joined(modality, arrange([s.valid for s in segments]))
-    clock = self.clock(modality, positions[..., :1], x)
+    clock = rotary_time(c, modality, positions[..., :1], x)
     if modality == 0:
       space = jnp.concatenate([clock, positions[..., 1:]], -1)
       angle = rope.angles(space, rope.split_3d(c.head_dim))
@@ -245,17 +245,6 @@ class MMDiT(nnx.Module):
     size = 0 if modality or not self.config.sparse.tile else self.config.sparse.size
     return pad(jnp.concatenate(parts, 1), LAYOUTS[modality], size)
 
-  def clock(self, modality, seconds, x):
-    """Rotary time, in latent frames of video; the report scales audio by 21/218 (section 2)."""
-    c = self.config
-    if modality == 0 or c.audio_rope_scale == 'seconds':
-      return seconds * c.video_rate
-    if c.audio_rope_scale == 'paper':
-      return seconds * c.audio_rate * (21 / 218)
-    if x.video is None:
-      return seconds * c.video_rate
-    return seconds * c.audio_rate * (x.video[0].shape[1] / x.audio[0].shape[1])
-
   def velocities(self, modality, out, x, cond) -> tuple[jax.Array, ...]:
     """The tokens of the generated segments, as latents again."""
     noisy, start, found = iter(x[modality]), 0, []
@@ -268,6 +257,22 @@ class MMDiT(nnx.Module):
         found.append(sharding.on_rows(latent)(whole[:, start : start + length]))
       start += length
     return tuple(found)
+
+
+def rotary_time(c, modality: int, seconds, x: AV):
+  """In latent frames of video; the report scales audio by 21/218 (section 2).
+
+  Args:
+    c: Config, or another with its fields of time.
+    seconds: of jax, numpy or torch; x: the noisy latents.
+  """
+  if modality == 0 or c.audio_rope_scale == 'seconds':
+    return seconds * c.video_rate
+  if c.audio_rope_scale == 'paper':
+    return seconds * c.audio_rate * (21 / 218)
+  if x.video is None:
+    return seconds * c.video_rate
+  return seconds * c.audio_rate * (x.video[0].shape[1] / x.audio[0].shape[1])
 
 
 def without(ctx: block.Context, dense: jax.Array) -> block.Context:

@@ -18,6 +18,7 @@ class Wan:
   """`AutoencoderKLWan`: frames [b T H W 3] in [-1, 1] <-> latents [b t h w c]."""
 
   vae: torch.nn.Module
+  device: torch.device  # where it computes; offloaded, its weights lie elsewhere
 
   @property
   def time_factor(self) -> int:
@@ -34,16 +35,16 @@ class Wan:
   def scale(self):
     """Mean and standard deviation of the latents of each channel."""
     c = self.vae.config
-    return (torch.tensor(x, device=self.vae.device) for x in (c.latents_mean, c.latents_std))
+    return (torch.tensor(x, device=self.device) for x in (c.latents_mean, c.latents_std))
 
   def encode(self, frames):
     mean, std = self.scale()
-    x = frames.to(self.vae.device, self.vae.dtype).movedim(-1, 1)
+    x = frames.to(self.device, self.vae.dtype).movedim(-1, 1)
     return (self.vae.encode(x).latent_dist.mode().float().movedim(1, -1) - mean) / std
 
   def decode(self, latents):
     mean, std = self.scale()
-    z = (latents.to(self.vae.device) * std + mean).movedim(-1, 1).to(self.vae.dtype)
+    z = (latents.to(self.device) * std + mean).movedim(-1, 1).to(self.vae.dtype)
     return self.vae.decode(z).sample.float().movedim(1, -1).clamp(-1, 1)
 
 
@@ -53,6 +54,7 @@ class MMAudio:
 
   vae: torch.nn.Module
   vocoder: torch.nn.Module
+  device: torch.device
 
   audio_channels = 1
 
@@ -72,12 +74,12 @@ class MMAudio:
     return samples // self.vae.config.hop_length // 2
 
   def encode(self, samples):
-    x = samples[..., 0].to(self.vae.device, self.vae.dtype)
+    x = samples[..., 0].to(self.device, self.vae.dtype)
     z = self.vae.encode(x).latent_dist.mode().float()
     return z.movedim(1, -1) * self.vae.config.scaling_factor
 
   def decode(self, latents, samples: int):
-    z = (latents.to(self.vae.device) / self.vae.config.scaling_factor).movedim(-1, 1)
+    z = (latents.to(self.device) / self.vae.config.scaling_factor).movedim(-1, 1)
     x = self.vocoder(self.vae.decode(z.to(self.vae.dtype)).sample).sample.float().movedim(1, -1)
     return torch.nn.functional.pad(x, (0, 0, 0, max(0, samples - x.shape[1])))[:, :samples]
 
@@ -108,13 +110,15 @@ class Ours:
     return torch.from_numpy(np.array(found)).to(x.device)
 
 
-def video(vae, config: dict | None):
-  return Wan(vae) if vae is not None else Ours(codec.build_video, needed(config, 'video_codec'))
-
-
-def audio(vae, vocoder, config: dict | None):
+def video(vae, config: dict | None, device):
   if vae is not None:
-    return MMAudio(vae, vocoder)
+    return Wan(vae, device)
+  return Ours(codec.build_video, needed(config, 'video_codec'))
+
+
+def audio(vae, vocoder, config: dict | None, device):
+  if vae is not None:
+    return MMAudio(vae, vocoder, device)
   return Ours(codec.build_audio, needed(config, 'audio_codec'))
 
 

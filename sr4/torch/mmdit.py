@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from sr4.core.av import AV
 from sr4.core.batch import Condition
+from sr4.models import mmdit
 from sr4.nn import embed
 from sr4.nn import order
 from sr4.nn import rope
@@ -123,7 +124,7 @@ class MMDiT(ModelMixin, configuration_utils.ConfigMixin):
     k, segments = self.config.width // self.config.heads, cond.segments[modality]
     joined = lambda parts: torch.cat([arranged(*pair) for pair in zip(parts, places)], 1)
     positions, valid = joined([s.positions for s in segments]), joined([s.valid for s in segments])
-    clock = self.clock(modality, positions[..., :1], x)
+    clock = mmdit.rotary_time(self.config, modality, positions[..., :1], x)
     space, dims = (clock, (k,)) if modality else (positions, rope.split_3d(k))
     if not modality:
       space = torch.cat([clock, positions[..., 1:]], -1)
@@ -163,17 +164,6 @@ class MMDiT(ModelMixin, configuration_utils.ConfigMixin):
         at = order.rows(segment.positions.shape[1], tokens_of(tile))
       found.append(torch.from_numpy(at).long().to(segment.positions.device))
     return found
-
-  def clock(self, modality, seconds, x):
-    """Rotary time, in latent frames of video."""
-    c = self.config
-    if modality == 0 or c.audio_rope_scale == 'seconds':
-      return seconds * c.video_rate
-    if c.audio_rope_scale == 'paper':
-      return seconds * c.audio_rate * (21 / 218)
-    if x.video is None:
-      return seconds * c.video_rate
-    return seconds * c.audio_rate * (x.video[0].shape[1] / x.audio[0].shape[1])
 
   def velocities(self, modality, out, x, cond, places) -> tuple[torch.Tensor, ...]:
     """The tokens of the generated segments, as latents again."""

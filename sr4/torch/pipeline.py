@@ -72,8 +72,11 @@ class SkyReelsV4Pipeline(diffusers.DiffusionPipeline):
 
   @property
   def codecs(self) -> AV:
-    told = self.config.sr4
-    return AV(codecs.video(self.vae, told), codecs.audio(self.audio_vae, self.vocoder, told))
+    told, device = self.config.sr4, self._execution_device
+    return AV(
+      codecs.video(self.vae, told, device),
+      codecs.audio(self.audio_vae, self.vocoder, told, device),
+    )
 
   @torch.no_grad()
   def __call__(
@@ -207,7 +210,7 @@ class SkyReelsV4Pipeline(diffusers.DiffusionPipeline):
       num_frames, height, width, fps: of what is made.
       strength: of the noise it begins with; below 1 the enlarged clip is in it.
     """
-    seen, low = codecs.video(self.vae, self.config.sr4), video_latents.float().cpu()
+    seen, low = self.codecs.video, video_latents.float().cpu()
     frames = 1 + (low.shape[1] - 1) * seen.time_factor
     if num_frames != 1 and (frames == 1 or (num_frames - 1) % (frames - 1)):
       raise ValueError(f'num_frames={num_frames} must be 1 + n * {frames - 1}, those of the clip')

@@ -134,7 +134,9 @@ def _clock(scale, frames) -> tuple[np.ndarray, np.ndarray]:
   x = AV((jnp.zeros((1, t, 1, 1, 1)),), (jnp.zeros((1, l, 1)),))
   seconds = AV(np.arange(t) / 4, np.arange(l) * 1024 / 44100)
   return tuple(
-    np.asarray(model.clock(i, jnp.asarray(s, jnp.float32)[None, :, None], x))[0, :, 0]
+    np.asarray(mmdit.rotary_time(model.config, i, jnp.asarray(s, jnp.float32)[None, :, None], x))[
+      0, :, 0
+    ]
     for i, s in enumerate(seconds)
   )
 
@@ -176,7 +178,7 @@ def test_sound_alone_in_per_clip_is_in_seconds():
   model = _abstract(dataclasses.replace(CONFIG, audio_rope_scale='per_clip'))
   seconds = jnp.asarray([[[0.0], [2.5]]])
   np.testing.assert_array_equal(
-    model.clock(1, seconds, AV(None, (jnp.zeros((1, 9, 5)),)))[0, :, 0], [0, 10]
+    mmdit.rotary_time(model.config, 1, seconds, AV(None, (jnp.zeros((1, 9, 5)),)))[0, :, 0], [0, 10]
   )
 
 
