@@ -254,7 +254,7 @@ def save_pair(path: str, made, truth, size, audio):
   large = max(1, round(PIXELS / size.height))
   for name, clip in (('', made), ('.truth', truth)):
     frames = clip.frames.repeat(large, 1).repeat(large, 2)
-    tags = provenance.Origin(made.prompt).tags() if clip is made else {}
+    tags = provenance.Origin('').tags() if clip is made else {}
     mp4.write(f'{path}{name}.mp4', frames, size.fps, clip.samples, audio.sample_rate, metadata=tags)
   packed = io.BytesIO()
   np.savez_compressed(

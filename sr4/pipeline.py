@@ -27,11 +27,13 @@ from sr4.flow import guidance
 from sr4.flow import path
 from sr4.flow import segments
 from sr4.flow import solver
+from sr4.models import reuse
 from sr4.models import system as system_lib
 from sr4.models import tiles
 from sr4.models.text import encoder
 from sr4.training import checkpoint
 
+SENSITIVE = 10  # times as much as video sound suffers from layers that are not run
 FADE = 0.02  # seconds in which a sound that is given becomes the one that is made
 
 
@@ -49,6 +51,8 @@ class Config:
   audio_shift: float = 1.0
   solver: str = 'euler'
   decode_tile: int = 0  # pixels of a side above which a clip is decoded tile by tile; 0: never
+  # How far video's tokens may drift before layers run again (models/reuse.py); sound's a tenth.
+  cache_threshold: float = 0.0
   strength: float = 1.0  # of the noise a Refiner begins with; below 1 the enlarged clip is in it
 
   def __post_init__(self):
@@ -60,6 +64,12 @@ class Config:
       raise ValueError(f'shift={self.shift} and audio_shift={self.audio_shift} must be above 0')
     if self.decode_tile < 0:
       raise ValueError(f'decode_tile={self.decode_tile} must be a number of pixels, or 0')
+    if self.cache_threshold < 0:
+      raise ValueError(f'cache_threshold={self.cache_threshold} must be 0 or above')
+    if self.cache_threshold and self.solver == 'heun':
+      raise ValueError(
+        "cache_threshold goes with solver='euler' or 'unipc': heun looks twice a step"
+      )
     if not 0 < self.strength <= 1:
       raise ValueError(f'strength={self.strength} must be above 0 and at most 1')
 
@@ -134,9 +144,10 @@ class Pipeline:
     carry, steps, times, told = begin(self.system, self.size, c, clean, *given)
     steps, times = jax.device_get((steps, times))
     at = lambda of, i: jax.tree.map(lambda leaf: leaf[i], of)
-    self.interrupt = False
+    self.interrupt, states = False, ()
     for i in range(c.num_inference_steps):
-      x, carry = carry[0], advance(c, self.model, carry, at(steps, i), told)
+      x = carry[0]
+      carry, states = advance(c, self.model, carry, at(steps, i), told, states)
       if callback:
         start, end = at(times, i), at(times, i + 1)
         data = ahead(x, carry[0], start, end)
@@ -259,8 +270,12 @@ def begin(system, size: Size, c: Config, clean: AV, clips: Clips, seeds, negativ
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def advance(c: Config, model, carry, given, told: Told):
-  """One step of what `begin` began."""
+def advance(c: Config, model, carry, given, told: Told, states: tuple[reuse.State, ...] = ()):
+  """One step of what `begin` began: (carry, states)."""
+  cache = None
+  if c.cache_threshold:
+    cache = reuse.Reuse(AV(c.cache_threshold, c.cache_threshold / SENSITIVE), states)
+    model = functools.partial(model, around=cache)
   scales = guidance.Scales(
     text=AV(c.video_guidance_scale, c.audio_guidance_scale),
     modality=AV(c.modality_scale, c.modality_scale),
@@ -276,7 +291,8 @@ def advance(c: Config, model, carry, given, told: Told):
     where, there = told.held
     return v._replace(audio=(jnp.where(where, there, v.audio[0]),))
 
-  return solver.SOLVERS[c.solver].step(velocity, carry, given)
+  carry = solver.SOLVERS[c.solver].step(velocity, carry, given)
+  return carry, cache.kept if cache else ()
 
 
 @jax.jit

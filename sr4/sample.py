@@ -27,6 +27,7 @@ SAMPLING = {
   'audio_shift': float,
   'solver': str,
   'decode_tile': int,
+  'cache_threshold': float,
 }
 KEY = 'SR4_CHAT_KEY'
 SIZE = {
@@ -211,6 +212,9 @@ class Watch:
     self.bar.close()
 
   def __call__(self, sampler, step: int, t, told):
+    import jax
+
+    jax.block_until_ready(told['latents'])  # A step is done, not only asked for.
     self.bar.update()
     if self.every and (step + 1) % self.every == 0 and sampler.size.frames:
       import numpy as np

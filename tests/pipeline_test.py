@@ -292,3 +292,41 @@ def test_a_callback_sees_each_step_changes_and_ends_it(base, solver):
 
   (clip,) = sampler(['a red circle'], [3], callback_on_step_end=end)
   assert not np.any(clip.latents['video']) and not np.any(clip.latents['audio'])
+
+
+def test_layers_are_not_run_again_while_nothing_drifts(base, relative):
+  """A limit that is never reached, one that always is, and what lies between; sound has its own."""
+  system, model = base
+  size = system.size(5, 16, 16, 8.0)
+
+  def made(limit, solver='euler'):
+    config = pipeline.Config(num_inference_steps=8, cache_threshold=limit, solver=solver)
+    states = []
+    advance = pipeline.advance
+
+    def watched(*args):
+      carry, kept = advance(*args)
+      states.append([float(state.drift.audio) for state in kept])
+      return carry, kept
+
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(pipeline, 'advance', watched)
+      (clip,) = pipeline.Pipeline(system, model, size, config)(['a red circle'], [3])
+    return clip.latents, states
+
+  exact, none = made(0.0)
+  assert none == [[]] * 8
+  always, drifts = made(1e-9)
+  assert drifts == [[0.0, 0.0]] * 8  # With the prompt and without.
+  never, drifts = made(1e9)
+  assert drifts[0] == [0.0, 0.0] and all(0 < a < b for a, b in zip(drifts[1][:1], drifts[-1]))
+  some, drifts = made(3.0)
+  ran = [drift == 0 for step in drifts for drift in step]
+  assert 0 < sum(ran) < len(ran)
+  assert max(drift for step in drifts for drift in step) < 3.0 / pipeline.SENSITIVE
+  for name, latents in exact.items():
+    assert relative(always[name], latents) < 1e-5
+    assert 1e-4 < relative(some[name], latents) < relative(never[name], latents)
+  assert relative(made(1e-9, 'unipc')[0]['video'], made(0.0, 'unipc')[0]['video']) < 1e-5
+  with pytest.raises(ValueError, match="cache_threshold goes with solver='euler' or 'unipc'"):
+    pipeline.Config(cache_threshold=0.1, solver='heun')

@@ -4,6 +4,7 @@ Two branches of equal depth and width, video and audio, each with its own text s
 a callable: (noisy latents, times, Condition) -> velocities.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import math
@@ -147,17 +148,18 @@ class MMDiT(nnx.Module):
   def patches(self) -> AV:
     return AV(self.config.patch, (1,))
 
-  def __call__(self, x: AV, t: AV, cond: Condition) -> AV:
+  def __call__(self, x: AV, t: AV, cond: Condition, around: Callable | None = None) -> AV:
     """Velocities for the generated segments.
 
     Args:
       x: tuple of noisy latents per modality, one for each generated segment, [b t h w c] / [b l c].
       t: [b] per modality in [0, 1]; 1 is data.
       cond: what to follow.  A modality whose segments are None is left out altogether.
+      around: (layers, tokens, contexts) -> tokens, in place of layers(tokens, contexts): reuse.py.
     Returns:
       AV of tuples, fp32, shaped as x.
     """
-    c, trunks = self.config, AV(self.video, self.audio)
+    trunks = AV(self.video, self.audio)
     whole = lambda x: pad(x, LAYOUTS.video)
     cond = dataclasses.replace(cond, text=whole(cond.text), text_valid=whole(cond.text_valid))
     active = AV(*(segments is not None for segments in cond.segments))
@@ -166,19 +168,26 @@ class MMDiT(nnx.Module):
     tokens = each(lambda i: self.tokens(i, trunks[i], x, cond))
     contexts = each(lambda i: self.context(i, trunks[i], times[i], t[i], x, tokens[i], cond))
 
+    y = around(self.layers, tokens, contexts) if around else self.layers(tokens, contexts)
+    out = each(lambda i: trunks[i].predict(y[i].x, times[i]))
+    return each(lambda i: self.velocities(i, out[i], x, cond))
+
+  def layers(self, tokens: AV, contexts: AV) -> AV:
+    """AV of block.Tokens through all layers; a modality that is None is not computed."""
+    c = self.config
+
     def layer(y, xs):
       parameters, dense = xs
       video = contexts.video and without(contexts.video, dense)
       return parameters(y, AV(video, contexts.audio)), None
 
-    layer = jax.checkpoint(layer, policy=REMAT[self.config.remat])
+    layer = jax.checkpoint(layer, policy=REMAT[c.remat])
     dense = np.isin(np.arange(c.dual_layers + c.single_layers), c.sparse.dense_layers)
     y, _ = jax.lax.scan(layer, tokens, (self.dual, dense[: c.dual_layers]))
     # From here on text passes through the weights of its modality, and lies where they are used.
-    y = each(lambda i: block.Tokens(y[i].x, sharding.laid(y[i].text, LAYOUTS[i])))
-    y, _ = jax.lax.scan(layer, y, (self.single, dense[c.dual_layers :]))
-    out = each(lambda i: trunks[i].predict(y[i].x, times[i]))
-    return each(lambda i: self.velocities(i, out[i], x, cond))
+    laid = lambda y, layout: y and block.Tokens(y.x, sharding.laid(y.text, layout))
+    y, _ = jax.lax.scan(layer, AV(*map(laid, y, LAYOUTS)), (self.single, dense[c.dual_layers :]))
+    return y
 
   def tokens(self, modality, trunk: Trunk, x, cond) -> block.Tokens:
     """All segments as one list of tokens, padded once to the mesh, and the branch's text stream."""

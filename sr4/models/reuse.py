@@ -1,0 +1,61 @@
+"""What the layers added to the tokens, used again while the tokens hardly change from step to step.
+
+After TeaCache (arXiv 2411.19108): the modulated tokens that enter the first layer are compared with
+those of the step before; their relative L1 changes are summed, and while the sum is below a limit
+the layers are not run, and what they added last is added again.  Each modality has its sum and its
+limit, and the layers run as soon as one is reached: sound is the more sensitive by far.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from sr4.core.av import AV
+from sr4.models import block
+from sr4.nn import modulation
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+  """Of one condition's velocities, from a step to the next."""
+
+  seen: AV  # [b s d], modulated tokens of the step before
+  added: AV  # [b s d], by the layers when they ran last
+  drift: AV  # fp32, summed since
+
+
+class Reuse:
+  """Stands around the layers of a model in one step (mmdit.MMDiT, `around`).
+
+  Args:
+    limits: AV of sums below which the layers are not run.
+    states: what `kept` was in the step before, in the order of the calls; (): all layers run.
+  """
+
+  def __init__(self, limits: AV, states: tuple[State, ...]):
+    self.limits, self.states, self.kept = limits, states, ()
+
+  def __call__(self, layers: Callable, tokens: AV, contexts: AV) -> AV:
+    each = lambda f, *trees: AV(*(x[0] if x[0] is None else f(*x) for x in zip(*trees)))
+    seen = each(lambda y, ctx: modulation.modulate(y.x, *ctx.mod[:2]), tokens, contexts)
+    run = lambda: each(lambda y, before: y.x - before.x, layers(tokens, contexts), tokens)
+    zero = each(lambda _: jnp.float32(0), tokens)
+    if self.states:
+      before = self.states[len(self.kept)]
+      drift = each(lambda sum, a, b: sum + change(a, b), before.drift, seen, before.seen)
+      below = [d < limit for d, limit in zip(drift, self.limits) if d is not None]
+      still = jnp.all(jnp.stack(below))
+      added, drift = jax.lax.cond(still, lambda: (before.added, drift), lambda: (run(), zero))
+    else:
+      added, drift = run(), zero
+    self.kept += (State(seen, added, drift),)
+    return each(lambda y, more: block.Tokens(y.x + more, y.text), tokens, added)
+
+
+def change(now: jax.Array, before: jax.Array) -> jax.Array:
+  """Relative L1, fp32."""
+  now, before = (x.astype(jnp.float32) for x in (now, before))
+  return jnp.mean(jnp.abs(now - before)) / jnp.mean(jnp.abs(before))
