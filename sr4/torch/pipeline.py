@@ -24,6 +24,8 @@ from sr4.core.prompt import Prompt
 from sr4.models.text import encoder
 from sr4.torch import codecs
 from sr4.torch import conditioning
+from sr4.torch import guidance
+from sr4.torch import media
 from sr4.torch.mmdit import MMDiT
 
 
@@ -130,20 +132,20 @@ class SkyReelsV4Pipeline(diffusers.DiffusionPipeline):
     rows, (seen, heard), patch = len(text), self.codecs, self.transformer.patch
     sides, seconds = (num_frames, height, width), seconds or num_frames / fps
     samples = round(seconds * heard.sample_rate) if sound else 0
-    check(self, sides, samples, image, last_image, video, mask_video, audio)
-    frames, known = given(sides, rows, image, last_image, video, mask_video)
-    sounds = fitted(audio, samples).expand(rows, -1, -1) if audio is not None else None
+    media.check(self, sides, samples, image, last_image, video, mask_video, audio)
+    frames, known = media.given(sides, rows, image, last_image, video, mask_video)
+    sounds = media.fitted(audio, samples).expand(rows, -1, -1) if audio is not None else None
     whole = AV(video is not None and mask_video is None, audio is not None)
     clips = voices = ()
     if num_frames:
       if ref_images:
-        clips = (conditioning.pictures(seen, pixels(np.stack(ref_images)), fps, patch, rows),)
+        clips = (conditioning.pictures(seen, media.pixels(np.stack(ref_images)), fps, patch, rows),)
       clips += (
         conditioning.clip(seen, sides, fps, patch, rows, frames, None if whole.video else known),
       )
     if sound:
       if ref_audio is not None:
-        voices = (conditioning.voice(heard, tensor(ref_audio), rows),)
+        voices = (conditioning.voice(heard, media.tensor(ref_audio), rows),)
       voices += (conditioning.sound(heard, samples, rows),)
     there = torch.ones(rows, dtype=torch.bool)
     segments = AV(clips or None, voices or None)
@@ -162,19 +164,19 @@ class SkyReelsV4Pipeline(diffusers.DiffusionPipeline):
         AV(video_guidance_scale, audio_guidance_scale),
         self.negative(cond, negative_prompt, negative_prompt_embeds),
       ),
-      (AV(modality_scale, modality_scale), alone(cond)),
-      (AV(reference_scale, reference_scale), bare(cond)),
+      (AV(modality_scale, modality_scale), guidance.alone(cond)),
+      (AV(reference_scale, reference_scale), guidance.bare(cond)),
     )
-    velocity = guided(self.transformer, cond, conditions)
+    velocity = guidance.guided(self.transformer, cond, conditions)
     x = self.denoise(velocity, x, num_inference_steps, data, callback_on_step_end)
     if clips and not whole.video:
-      x = kept(cond, x)
+      x = guidance.kept(cond, x)
     out = SkyReelsV4Output(None, None, *x)
     if output_type != 'latent':
       if num_frames:
-        out.frames = to_uint8(seen.decode(x.video))
+        out.frames = media.to_uint8(seen.decode(x.video))
       if known is not None:
-        out.frames = np.where(known[..., None].numpy(), to_uint8(frames), out.frames)
+        out.frames = np.where(known[..., None].numpy(), media.to_uint8(frames), out.frames)
       if sound:
         made = heard.decode(x.audio, samples) if sounds is None else sounds
         out.audio = made.cpu().numpy()
@@ -227,11 +229,11 @@ class SkyReelsV4Pipeline(diffusers.DiffusionPipeline):
     known = cond.segments.video[0].known
     x = x._replace(video=(1 - strength) * known + strength * x.video)
     scale = video_guidance_scale
-    velocity = guided(self.transformer, cond, ((AV(scale, scale), self.negative(cond)),))
+    velocity = guidance.guided(self.transformer, cond, ((AV(scale, scale), self.negative(cond)),))
     none = AV(None, None)
     x = self.denoise(velocity, x, num_inference_steps, none, callback_on_step_end, strength)
-    x = kept(cond, x)
-    frames = None if output_type == 'latent' else to_uint8(seen.decode(x.video))
+    x = guidance.kept(cond, x)
+    frames = None if output_type == 'latent' else media.to_uint8(seen.decode(x.video))
     self.maybe_free_model_hooks()
     return SkyReelsV4Output(frames, None, x.video, None)
 
@@ -326,108 +328,3 @@ class SkyReelsV4Pipeline(diffusers.DiffusionPipeline):
         if self.interrupt:
           break
     return x
-
-
-def guided(model, cond: Condition, conditions) -> Callable[[AV, AV], AV]:
-  """(x, t) -> velocity, as sr4/flow/guidance.py.
-
-  Args:
-    conditions: pairs of an AV of scales and the condition without what they scale.
-  """
-
-  def run(x: AV, t: AV, cond) -> AV:
-    told = AV(*(None if z is None else (z,) for z in x))
-    return AV(*(v and v[0] for v in model(told, t, cond)))
-
-  def velocity(x: AV, t: AV) -> AV:
-    v_cond = v = run(x, t, cond)
-    for scales, without in conditions:
-      if all(scale == 1 for scale, z in zip(scales, x) if z is not None):
-        continue
-      away = run(x, t, without)
-      push = lambda v, c, w, scale: None if v is None else v + (scale - 1) * (c - w)
-      v = AV(*map(push, v, v_cond, away, scales))
-    return v
-
-  return velocity
-
-
-def kept(cond: Condition, x: AV) -> AV:
-  """The latents that were made, but those that were wholly known."""
-  clip = cond.segments.video[-1]
-  return x._replace(video=torch.where(clip.mask == 1, clip.known, x.video))
-
-
-def alone(cond: Condition) -> Condition:
-  """Each branch alone."""
-  return dataclasses.replace(cond, present=AV(*(torch.zeros_like(p) for p in cond.present)))
-
-
-def bare(cond: Condition) -> Condition:
-  """Without references."""
-  one = lambda s: s if s.generated else dataclasses.replace(s, valid=torch.zeros_like(s.valid))
-  of = lambda segments: segments and tuple(map(one, segments))
-  return dataclasses.replace(cond, segments=AV(*map(of, cond.segments)))
-
-
-def check(pipe, sides, samples: int, image, last_image, video, mask_video, audio):
-  """ValueError for what does not go together."""
-  seen, patch = pipe.codecs.video, pipe.transformer.patch
-  if not sides[0] and not samples:
-    raise ValueError('num_frames=0 and no sound; give one of them, and `seconds` of sound alone')
-  if sides[0] and (sides[0] - 1) % seen.time_factor:
-    raise ValueError(f'num_frames={sides[0]} must be 1 + n * {seen.time_factor}, or 0')
-  for name, side, step in (('height', sides[1], patch[1]), ('width', sides[2], patch[2])):
-    if side % (unit := seen.space_factor * step):
-      raise ValueError(f'{name}={side} must be a multiple of {unit}')
-  if mask_video is not None and video is None:
-    raise ValueError('mask_video without video; give the clip that it lies over')
-  if video is not None and (image is not None or last_image is not None):
-    raise ValueError('video, and image or last_image too; give one or the other')
-  if audio is not None and not samples:
-    raise ValueError('audio, and sound=False; leave out one of them')
-  for name, x, shape in (
-    ('image', image, (*sides[1:], 3)),
-    ('last_image', last_image, (*sides[1:], 3)),
-    ('video', video, (*sides, 3)),
-    ('mask_video', mask_video, sides),
-  ):
-    if x is not None and np.shape(x) != shape:
-      raise ValueError(f'{name} is {np.shape(x)}; here it must be {shape}')
-
-
-def given(sides, rows: int, image, last_image, video, mask_video):
-  """(frames in [-1, 1] [b T H W 3], known bool [b T H W]), or None twice."""
-  if video is not None:
-    frames = pixels(video)
-    known = torch.ones(sides, dtype=torch.bool)
-    if mask_video is not None:
-      known = torch.from_numpy(np.asarray(mask_video) == 0)
-  elif image is None and last_image is None:
-    return None, None
-  else:
-    frames, known = torch.full((*sides, 3), -1.0), torch.zeros(sides, dtype=torch.bool)
-    for at, x in ((0, image), (-1, last_image)):
-      if x is not None:
-        frames[at], known[at] = pixels(x), True
-  return (x.expand(rows, *x.shape) for x in (frames, known))
-
-
-def pixels(x):
-  """uint8 -> fp32 in [-1, 1]."""
-  return tensor(x) / 127.5 - 1
-
-
-def tensor(x):
-  return torch.from_numpy(np.array(x, np.float32))
-
-
-def fitted(audio, samples: int):
-  """[n channels] -> [1 samples channels], cut or with silence behind it."""
-  x = tensor(audio)[None, :samples]
-  return torch.nn.functional.pad(x, (0, 0, 0, samples - x.shape[1]))
-
-
-def to_uint8(frames) -> np.ndarray:
-  """[-1, 1] -> uint8, rounded and clipped."""
-  return ((frames.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
