@@ -576,18 +576,13 @@ def test_an_empty_prompt_is_nothing_read(layers):
 def test_one_second_is_one_angle_in_both_branches():
   """A video and an audio token at the same second: equal angles, so q.k between the branches is a
   function of the difference of their seconds alone."""
-  model = jax.eval_shape(lambda: mmdit.MMDiT(CONFIG, rngs=nnx.Rngs(0)))
-  seconds = jnp.asarray([[[-0.5], [0.0], [1.25], [4.5]]])
   x = AV((jnp.zeros((1, 4, 2, 2, 16)),), (jnp.zeros((1, 43, 40)),))
-  clocks = [model.clock(i, seconds, x) for i in range(2)]
-  np.testing.assert_array_equal(*clocks)
+  clock = lambda modality, seconds: mmdit.rotary_time(CONFIG, modality, seconds, x)
+  seconds = jnp.asarray([[[-0.5], [0.0], [1.25], [4.5]]])
+  np.testing.assert_array_equal(clock(0, seconds), clock(1, seconds))
   q, k = (jnp.asarray(_normal(1, 1, 1, 24, seed=i)) for i in range(2))
-  turn = lambda x, clock: rope.rotate(x, rope.angles(clock, (24,)))
-  dot = lambda s, r: float(
-    jnp.sum(
-      turn(q, model.clock(0, jnp.full((1, 1, 1), s), x))
-      * turn(k, model.clock(1, jnp.full((1, 1, 1), r), x))
-    )
-  )
+  turn = lambda x, at: rope.rotate(x, rope.angles(at, (24,)))
+  full = lambda second: jnp.full((1, 1, 1), second)
+  dot = lambda s, r: float(jnp.sum(turn(q, clock(0, full(s))) * turn(k, clock(1, full(r)))))
   assert abs(dot(1.0, 1.5) - dot(3.0, 3.5)) < 1e-4
   assert abs(dot(1.0, 1.5) - dot(3.0, 4.0)) > 1e-2
