@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from sr4 import pipeline
+from sr4 import steps
 from sr4.core import sharding
 
 PROMPTS = (
@@ -34,8 +35,8 @@ def main():
     exact, _, full = sampled(system, model, size, pipeline.Config(num_inference_steps=args.steps))
     print("| limit | audio's limit | layers run | time | video error | audio error |")
     print('|---|---|---|---|---|---|')
-    for sensitive, limits in ((pipeline.SENSITIVE, (0.4, 0.8, 1.6)), (1, (0.05, 0.1, 0.2))):
-      pipeline.SENSITIVE = sensitive
+    for sensitive, limits in ((steps.SENSITIVE, (0.4, 0.8, 1.6)), (1, (0.05, 0.1, 0.2))):
+      steps.SENSITIVE = sensitive
       jax.clear_caches()
       for limit in limits:
         config = pipeline.Config(num_inference_steps=args.steps, cache_threshold=limit)
@@ -55,14 +56,14 @@ def main():
 
 def sampled(system, model, size, config) -> tuple[list[dict], float, float]:
   """(latents of each clip, share of the steps in which the layers ran, seconds)."""
-  advance, ran = pipeline.advance, []
+  advance, ran = steps.advance, []
 
   def watched(*args):
     carry, states = advance(*args)
     ran.extend(float(jax.tree.leaves(state.drift)[0]) == 0 for state in states)
     return carry, states
 
-  pipeline.advance = watched
+  steps.advance = watched
   try:
     pipeline.Pipeline(system, model, size, config)(PROMPTS[:1], [0])  # Compiles.
     ran.clear()
@@ -71,7 +72,7 @@ def sampled(system, model, size, config) -> tuple[list[dict], float, float]:
       clips += pipeline.Pipeline(system, model, size, config)([prompt], [seed])
     took = time.monotonic() - began
   finally:
-    pipeline.advance = advance
+    steps.advance = advance
   return [clip.latents for clip in clips], float(np.mean(ran)) if ran else 1.0, took
 
 

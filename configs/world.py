@@ -7,11 +7,12 @@
 
 A night on two cores: 100,000 steps at 4 a second.  docs/world.md has its trend so far.
 `:demo` is the same model as `make demo` trains it in minutes; `:demo,real` mixes in the records of
-real clips in data.root/real.  The cascade of section 4.5 is `:low`, which makes small clips with
+real clips in data.root/real.  `:tasks` learns all that a model may be given: frames, a region, a
+sound, a picture of the object.  The cascade of section 4.5 is `:low`, which makes small clips with
 two large keyframes, and `:refiner`, which makes these twice as large and twice as fast:
 
-  python -m data_pipelines.world --config configs/world.py:low --count 8192      # and of :refiner
-  sr4 train --config configs/world.py:low --workdir out/low                      # and of :refiner
+  python -m data_pipelines.world --config configs/world.py:low --count 8192      # of all three
+  sr4 train --config configs/world.py:low --workdir out/low
   sr4 sample --checkpoint out/low/checkpoints --refine out/refiner/checkpoints --prompt ... --out o
 """
 
@@ -20,9 +21,9 @@ import ml_collections
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
   variants = set(filter(None, arg.split(',')))
-  if variants - {'demo', 'real', 'low', 'refiner'}:
+  if variants - {'demo', 'real', 'tasks', 'low', 'refiner'}:
     raise ValueError(
-      "the variants of configs/world.py are '', 'demo', 'demo,real', 'low' and 'refiner'"
+      "the variants of configs/world.py are '', 'demo', 'demo,real', 'tasks', 'low' and 'refiner'"
     )
   config = ml_collections.ConfigDict(
     dict(
@@ -58,6 +59,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     demo(config)
   if 'real' in variants:
     config.data.buckets.real = bucket('real', 16, weight=0.02)
+  if 'tasks' in variants:
+    every_task(config)
   if 'low' in variants:
     low(config)
   if 'refiner' in variants:
@@ -67,6 +70,21 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
 
 def bucket(folder: str, rows: int, weight: float = 1.0) -> dict:
   return dict(records=(folder,), frames=17, height=32, width=32, fps=16.0, rows=rows, weight=weight)
+
+
+def every_task(config: ml_collections.ConfigDict):
+  given = dict(i2v=2, start_end=1, keyframes=2, extend=3, extend_back=1, inpaint=2, a2v=2, v2a=3)
+  clip = lambda kind, weight, **fields: bucket(f'{kind}/17x32x32', 16, weight) | fields
+  config.text.tokens = 16  # An edit tells what to change, and what there is then.
+  config.data.root = 'out/tasks/data'
+  config.data.buckets = dict(
+    clips=clip('clips', 3, tasks=dict(t2av=4) | given),
+    edits=clip('edits', 1, tasks=dict(edit=1)),
+    references=clip('image_ref', 1, tasks=dict(image_ref=1), reference_images=1),
+  )
+  config.optimizer.learning_rate = 2e-3
+  config.train.update(steps=8000, keep=6)
+  config.preview.every = 0
 
 
 CASCADE = dict(space_factor=2, channels=24)  # Finer: what a Refiner adds is in the fine detail.

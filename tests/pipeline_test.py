@@ -9,6 +9,7 @@ import pytest
 
 from data_pipelines.tasks import Row
 from sr4 import pipeline
+from sr4 import steps
 from sr4.core import sharding
 from sr4.core.av import AV
 from sr4.core.batch import Latents
@@ -302,7 +303,7 @@ def test_layers_are_not_run_again_while_nothing_drifts(base, relative):
   def made(limit, solver='euler'):
     config = pipeline.Config(num_inference_steps=8, cache_threshold=limit, solver=solver)
     states = []
-    advance = pipeline.advance
+    advance = steps.advance
 
     def watched(*args):
       carry, kept = advance(*args)
@@ -310,7 +311,7 @@ def test_layers_are_not_run_again_while_nothing_drifts(base, relative):
       return carry, kept
 
     with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(pipeline, 'advance', watched)
+      patch.setattr(steps, 'advance', watched)
       (clip,) = pipeline.Pipeline(system, model, size, config)(['a red circle'], [3])
     return clip.latents, states
 
@@ -323,7 +324,7 @@ def test_layers_are_not_run_again_while_nothing_drifts(base, relative):
   some, drifts = made(3.0)
   ran = [drift == 0 for step in drifts for drift in step]
   assert 0 < sum(ran) < len(ran)
-  assert max(drift for step in drifts for drift in step) < 3.0 / pipeline.SENSITIVE
+  assert max(drift for step in drifts for drift in step) < 3.0 / steps.SENSITIVE
   for name, latents in exact.items():
     assert relative(always[name], latents) < 1e-5
     assert 1e-4 < relative(some[name], latents) < relative(never[name], latents)
