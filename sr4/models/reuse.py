@@ -39,20 +39,26 @@ class Reuse:
     self.limits, self.states, self.kept = limits, states, ()
 
   def __call__(self, layers: Callable, tokens: AV, contexts: AV) -> AV:
-    each = lambda f, *trees: AV(*(x[0] if x[0] is None else f(*x) for x in zip(*trees)))
-    seen = each(lambda y, ctx: modulation.modulate(y.x, *ctx.mod[:2]), tokens, contexts)
-    run = lambda: each(lambda y, before: y.x - before.x, layers(tokens, contexts), tokens)
+    def run():
+      return each(lambda out, x: out.x - x.x, layers(tokens, contexts), tokens), zero
+
+    seen = each(lambda x, context: modulation.modulate(x.x, *context.mod[:2]), tokens, contexts)
     zero = each(lambda _: jnp.float32(0), tokens)
-    if self.states:
+    if not self.states:
+      added, drift = run()
+    else:
       before = self.states[len(self.kept)]
       drift = each(lambda sum, a, b: sum + change(a, b), before.drift, seen, before.seen)
-      below = [d < limit for d, limit in zip(drift, self.limits) if d is not None]
-      still = jnp.all(jnp.stack(below))
-      added, drift = jax.lax.cond(still, lambda: (before.added, drift), lambda: (run(), zero))
-    else:
-      added, drift = run(), zero
+      still = each(lambda sum, limit: sum < limit, drift, self.limits)
+      skip = jnp.all(jnp.stack([x for x in still if x is not None]))
+      added, drift = jax.lax.cond(skip, lambda: (before.added, drift), run)
     self.kept += (State(seen, added, drift),)
-    return each(lambda y, more: block.Tokens(y.x + more, y.text), tokens, added)
+    return each(lambda x, more: block.Tokens(x.x + more, x.text), tokens, added)
+
+
+def each(f: Callable, *trees: AV) -> AV:
+  """f of each modality that the first tree has."""
+  return AV(*(None if x[0] is None else f(*x) for x in zip(*trees)))
 
 
 def change(now: jax.Array, before: jax.Array) -> jax.Array:

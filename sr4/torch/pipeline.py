@@ -293,34 +293,29 @@ class SkyReelsV4Pipeline(diffusers.DiffusionPipeline):
     return AV(*map(of, shapes, latents or AV(None, None)))
 
   def denoise(self, velocity, x: AV, steps: int, data: AV, callback, strength: float = 1.0) -> AV:
-    """From noise to data; a modality that is in `data` stays at t = 1."""
-    schedulers, whole = AV(self.scheduler, self.audio_scheduler), [z is not None for z in data]
+    """From noise to data; a modality that is in `data` stays at t = 1.
+
+    A scheduler's sigma is 1 - t, and the output it takes is minus our velocity.
+    """
+    schedulers, device = AV(self.scheduler, self.audio_scheduler), self._execution_device
     for scheduler in schedulers:
-      # Of ours: sigma = 1 - t from `strength` to 0, shifted.
-      sigmas = np.linspace(1, 0, steps + 1)[:-1]
-      scheduler.set_timesteps(sigmas=sigmas, device=self._execution_device)
+      scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1], device=device)
       scheduler.sigmas = scheduler.sigmas * strength
       scheduler.timesteps = scheduler.timesteps * strength
-    x = AV(*(x[i] if z is None else z.to(x[i].device) for i, z in enumerate(data)))
+    made = [m for m in range(2) if x[m] is not None and data[m] is None]
+    x = AV(*(x[m] if data[m] is None else data[m].to(x[m].device) for m in range(2)))
+    rows = len(next(z for z in x if z is not None))
     self.interrupt = False
     with self.progress_bar(total=steps) as bar:
       for i in range(steps):
-        rows = len(next(z for z in x if z is not None))
-        t = AV(
-          *(
-            (s.sigmas.new_ones(rows) if given else (1 - s.sigmas[i]).expand(rows)).float()
-            for s, given in zip(schedulers, whole)
-          )
-        )
-        t = AV(*(of.to(self._execution_device) for of in t))
-        v = velocity(x, t)
-        # diffusers' model output is minus our velocity.
-        x = AV(
-          *(
-            z if z is None or given else s.step(-v[m], s.timesteps[i], z, return_dict=False)[0]
-            for m, (z, s, given) in enumerate(zip(x, schedulers, whole))
-          )
-        )
+        t = torch.ones(2, rows, device=device)
+        for m in made:
+          t[m] = 1 - schedulers[m].sigmas[i]
+        v, later = velocity(x, AV(*t)), list(x)
+        for m in made:
+          at = schedulers[m].timesteps[i]
+          (later[m],) = schedulers[m].step(-v[m], at, x[m], return_dict=False)
+        x = AV(*later)
         if callback:
           told = callback(self, i, self.scheduler.timesteps[i], {'latents': x})
           x = (told or {}).get('latents', x)
