@@ -76,9 +76,8 @@ def measure(chip: str, clip: str, tile: int, name: str) -> str:
     if name == 'decode':
       given = jax.ShapeDtypeStruct((1, *model.latent_shape(*size)), jnp.float32)
     args = jax.tree.map(place, (model, given))
-    held = sum(compiling.held(part) for part in args)
     lowered = jax.jit(lambda model, x: getattr(model, name)(x)).lower(*args)
-    found = compiling.compiled(lowered, flags.of(chip, {}), held, whole=False)
+    found = compiling.compiled(lowered, flags.of(chip, {}), whole=False)
   return f'{found.total:.1f}{"" if found.fits else " (too much)"} | {spec.hbm_gib:g}'
 
 

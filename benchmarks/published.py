@@ -143,7 +143,7 @@ def compiled(wan: Wan, mesh) -> compiling.Compiled:
     weights = shapes(wan, mesh)
     opt = tree.abstract(tx.init, weights)
     step = jax.jit(functools.partial(update, tx), donate_argnums=(0, 1))
-    return compiling.compiled(step.lower(weights, opt, x, text), {}, 0.0)
+    return compiling.compiled(step.lower(weights, opt, x, text), {})
 
 
 def model(module: hlo.Module, wan: Wan, mesh, topology: topology_lib.Topology) -> dict:

@@ -25,7 +25,7 @@ def arguments(parser):
     '--seed', type=int, default=1_000_000, help='of the world of held-out captions'
   )
   parser.add_argument('--step', type=int, help='of the checkpoint; the latest by default')
-  parser.add_argument('--raw', action='store_true', help='the weights, not their moving average')
+  sample_verb.add_storage(parser)
   parser.add_argument('--batch', type=int, default=16, help='clips at a time')
   parser.add_argument(
     '--began',
@@ -53,7 +53,7 @@ def main(args):
       raise errors.UserError(f'--{name}={getattr(args, name)} must be at least 1')
   step, _ = checkpoint.page(args.checkpoint, args.step)
   with sharding.default_mesh():
-    system, model, trained = pipeline.load(args.checkpoint, step, ema=not args.raw)
+    system, model, trained = sample_verb.load(args.checkpoint, step, args)
     size = pipeline.size_of(system, trained)
     fields = dict(trained['sample']) | sample_verb.given(args, sample_verb.SAMPLING)
     sampling = config.build(pipeline.Config, fields, 'sample')

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import functools
+import re
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from sr4.core.batch import Latents
 from sr4.core.batch import Size
 from sr4.core.prompt import Prompt
 from sr4.flow import segments
+from sr4.models import storage
 from sr4.models import system as system_lib
 from sr4.models import tiles
 from sr4.models.text import encoder
@@ -232,9 +234,16 @@ def own_rows(tree):
   return jax.tree.map(fetch, tree)
 
 
-def load(directory: str, step: int | None = None, ema: bool = True):
+def load(
+  directory: str,
+  step: int | None = None,
+  ema: bool = True,
+  stored: storage.Config = storage.Config(),
+):
   """(system, model, config as trained) from a folder of checkpoints.
 
+  Args:
+    stored: how the model's weights are to lie.
   Raises:
     CheckpointError: there is no such checkpoint, or it is broken.
   """
@@ -243,8 +252,20 @@ def load(directory: str, step: int | None = None, ema: bool = True):
   # A cache has what was trained on; a prompt is new.
   system = weights.load(dataclasses.replace(system, text=encoder.bare(system.text)))
   like = tree.abstract(system.model, jax.random.key(0))
-  model = checkpoint.restore(directory, step, like, 'ema.' if ema else 'model.')
-  return system, model, page['config']
+  restore = functools.partial(
+    checkpoint.restore_named, directory, step, prefix='ema.' if ema else 'model.'
+  )
+  if stored == storage.Config():
+    return system, tree.from_flat(like, restore(tree.to_flat(like))), page['config']
+  # One after the other: as trained, all of them may be more than the device holds.
+  trained = tree.to_flat(like)
+  narrow = dict(storage.kernels(storage.laid_out(like, stored)))
+  flat = {}
+  for name, layer in narrow.items():
+    found = restore({name: trained.pop(name)}, names=f'^{re.escape(name)}$')
+    flat |= storage.stored(name, layer, found[name])
+  flat |= restore(trained, names=f'^(?!({"|".join(map(re.escape, narrow))})$)')
+  return system, tree.from_flat(like, flat), page['config']
 
 
 def size_of(system: system_lib.System, trained: dict, **changes) -> Size:

@@ -66,7 +66,7 @@ def arguments(parser):
   )
   parser.add_argument('--seed', type=int, default=0, help='of the first clip; the next adds 1')
   parser.add_argument('--step', type=int, help='of the checkpoint; the latest by default')
-  parser.add_argument('--raw', action='store_true', help='the weights, not their moving average')
+  add_storage(parser)
   parser.add_argument('--refine', metavar='DIR', help='WORKDIR/checkpoints of a Refiner')
   parser.add_argument('--refine_steps', type=int, help='of the Refiner; as it was trained to')
   parser.add_argument('--strength', type=float, help='of its noise, at most 1: below, few steps do')
@@ -74,6 +74,32 @@ def arguments(parser):
   parser.add_argument('--c2pa_key', metavar='FILE', help='of the first certificate (PEM)')
   for name, kind in (SIZE | SAMPLING).items():
     parser.add_argument(f'--{name}', type=kind)
+
+
+def add_storage(parser):
+  """Which weights, and how they lie."""
+  parser.add_argument('--raw', action='store_true', help='the weights, not their moving average')
+  parser.add_argument(
+    '--weights',
+    default='float32',
+    help="of the layers: float32, bfloat16 or float8, in a half and a quarter of float32's memory",
+  )
+  parser.add_argument(
+    '--offload',
+    action='store_true',
+    help="the layers lie in the host's memory, and come to the device one at a time",
+  )
+
+
+def load(directory: str, step: int | None, args):
+  """pipeline.load, as the flags of `add_storage` say."""
+  from sr4 import pipeline
+  from sr4.core import config
+  from sr4.models import storage
+
+  fields = dict(weights=args.weights, offload=args.offload)
+  stored = config.build(storage.Config, fields, 'storage')
+  return pipeline.load(directory, step, not args.raw, stored)
 
 
 def given(args, names) -> dict:
@@ -102,7 +128,7 @@ def main(args):
     signer = provenance.Signer(args.c2pa_certificate, args.c2pa_key)
   os.makedirs(args.out, exist_ok=True)
   with sharding.default_mesh():
-    system, model, trained = pipeline.load(args.checkpoint, args.step, ema=not args.raw)
+    system, model, trained = load(args.checkpoint, args.step, args)
     refiner = args.refine and Refiner(args, system)
     for some, size, sampling in batches(asked, system, trained, given(args, SAMPLING), args.batch):
       rows = [optimized(one.row(system, size), size, system, optimize) for _, one in some]
@@ -240,7 +266,7 @@ class Refiner:
     from sr4.core import config
 
     self.base = base
-    self.system, self.model, self.trained = pipeline.load(args.refine, ema=not args.raw)
+    self.system, self.model, self.trained = load(args.refine, None, args)
     told = given(args, ('strength', 'refine_steps', 'decode_tile'))
     fields = {{'refine_steps': 'num_inference_steps'}.get(k, k): v for k, v in told.items()}
     self.sampling = config.build(pipeline.Config, dict(self.trained['sample']) | fields, 'sample')

@@ -58,6 +58,18 @@ def test_a_seed_is_its_bytes(home, tmp_path):
   assert made('other', '--seed', '4')[1] != first[1]
 
 
+def test_narrow_weights_of_layers_in_the_hosts_memory(home, tmp_path, relative):
+  def made(name, *arguments):
+    small_run.finish(sample(home, tmp_path / name, '--prompt', 'a red circle', *arguments))
+    return safetensors.load((tmp_path / name / 'clip-000.safetensors').read_bytes())
+
+  exact, narrow = made('exact'), made('narrow', '--weights', 'float8', '--offload')
+  assert all(0 < relative(narrow[name], exact[name]) < 0.05 for name in exact)
+  wrong = sample(home, tmp_path, '--prompt', 'a', '--weights', 'int4')
+  told = small_run.finish(wrong, code=1)
+  assert "weights='int4' is not among float32, bfloat16, float8" in told
+
+
 def test_requests_of_many_kinds_are_made_in_their_order(home, tmp_path):
   """Each kind is a program of its own; a seed of a request is its own; what is given is kept."""
   picture = np.full((24, 48, 3), 200, np.uint8)

@@ -202,6 +202,13 @@ def gathered(w: jax.Array, x: jax.Array) -> jax.Array:
   return jax.shard_map(collect, out_specs=at(None, *DP, *names))(jax.reshard(w, at(names, 'data')))
 
 
+def near(x: jax.Array) -> jax.Array:
+  """An array that may lie in the host's memory, on the device."""
+  if jax.typeof(x).memory_space == jax.memory.Space.Host:
+    return jax.device_put(x, jax.memory.Space.Device)
+  return x
+
+
 def axes_of(x: jax.Array) -> set[str]:
   """The mesh axes over which an array is split."""
   return {axis for axes in of(x) if axes for axis in ((axes,) if isinstance(axes, str) else axes)}

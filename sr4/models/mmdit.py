@@ -177,7 +177,7 @@ class MMDiT(nnx.Module):
     c = self.config
 
     def layer(y, xs):
-      parameters, dense = xs
+      parameters, dense = jax.tree.map(sharding.near, xs)
       video = contexts.video and without(contexts.video, dense)
       return parameters(y, AV(video, contexts.audio)), None
 

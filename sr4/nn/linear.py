@@ -14,7 +14,8 @@ class Linear(nnx.Module):
   """y = einsum(eqn, x, kernel) + bias, in `dtype`, from fp32 parameters.
 
   eqn is 'input,kernel->output', such as 'bsd,dxnk->xbsnk'.  The bias has the axes of the kernel
-  that reach the output.  The kernel is drawn with variance 1/fan-in, or is zero.
+  that reach the output.  The kernel is drawn with variance 1/fan-in, or is zero.  One that is
+  stored in float8 has a scale, as the bias, for what comes out (models/storage.py).
   """
 
   def __init__(self, eqn: str, shape, spec, *, dtype, rngs: nnx.Rngs, zero: bool = False):
@@ -28,6 +29,7 @@ class Linear(nnx.Module):
     draw = jax.random.normal(rngs.params(), shape, out_sharding=P(*spec)) * fan_in**-0.5
     self.kernel = nnx.Param(jnp.zeros_like(draw) if zero else draw)
     self.bias = nnx.Param(jnp.zeros([size[axis] for axis in kept], out_sharding=P(*bias_spec)))
+    self.scale = None
     self.eqn, self.dtype = eqn, dtype
     self.expand = tuple(axis in kernel for axis in out)
 
@@ -35,5 +37,10 @@ class Linear(nnx.Module):
     """`out` is the output's layout, needed where the contracted axis is split (tensor parallel)."""
     kernel = sharding.gathered(self.kernel[...].astype(self.dtype), x)
     y = jnp.einsum(self.eqn, x.astype(self.dtype), kernel, out_sharding=out)
-    bias = self.bias[...].astype(self.dtype)
-    return y + bias[tuple(slice(None) if keep else None for keep in self.expand)]
+    if self.scale is not None:
+      y = y * self._of_output(self.scale)
+    return y + self._of_output(self.bias)
+
+  def _of_output(self, x) -> jax.Array:
+    """A bias or a scale, with the axes of the output."""
+    return x[...].astype(self.dtype)[tuple(slice(None) if keep else None for keep in self.expand)]

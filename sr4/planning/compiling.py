@@ -81,7 +81,7 @@ def bucket(
     arrays = tuple(held(part) for part in ((state.model, state.ema), state.opt, clips))
     with exclusive():
       lowered = step.lower(state, given, clips)
-      found = compiled(lowered, options, sum(arrays), folder, whole)
+      found = compiled(lowered, options, folder, whole)
   return dataclasses.replace(found, arrays=arrays)
 
 
@@ -152,12 +152,11 @@ def speeds(found: Compiled, fits: bool, row: dict, mesh, topology, assumed) -> d
 
 
 def compiled(
-  lowered, options: dict[str, str], arrays: float, folder: str | None = None, whole: bool = True
+  lowered, options: dict[str, str], folder: str | None = None, whole: bool = True
 ) -> Compiled:
   """A jitted step that is lowered for shapes, and the compiler's own text of it.
 
   Args:
-    arrays: GiB of the arguments, which the compiler's complaint may include.
     folder: where the compiler writes; a temporary one by default.
     whole: to machine code, which has the compiler's estimates of cycles, and takes minutes for a
       large model.  Else until the program and its buffers are laid out, in a tenth of that; the
@@ -179,7 +178,7 @@ def compiled(
         stats = answer.result()
         code = stats.generated_code_size_in_bytes / GIB
       except jax.errors.JaxRuntimeError as error:
-        total, fits = arrays + too_much(str(error), arrays), False
+        total, fits = too_much(str(error)), False
     if fits:
       total = buffers(read(folder, name, '-buffer-assignment')) / GIB
     return Compiled(program(folder, name), total, fits, seconds, code)
@@ -268,10 +267,10 @@ def abstract_step(system, c: loop.Sections, size, clips):
   return jax.jit(step, donate_argnums=0), state, (system.placed([size]), key), clips
 
 
-def too_much(error: str, arrays: float) -> float:
-  """GiB of temporaries that the program would have had, from the compiler's complaint.
+def too_much(error: str) -> float:
+  """GiB that the program would have taken, its arguments too, from the compiler's complaint.
 
-  It names them, or all that it would have used, `arrays` GiB of arguments included.
+  It says that of its "temporaries" as well.
 
   Raises:
     DoesNotCompile: it complains of something else.
@@ -284,8 +283,7 @@ def too_much(error: str, arrays: float) -> float:
     raise DoesNotCompile(
       f'the TPU compiler refuses the step ({" ".join(error.split())[:300]}); {fix}'
     )
-  gib = float(told[2]) * UNITS[told[3]]
-  return gib if told[1].startswith('HLO') else gib - arrays
+  return float(told[2]) * UNITS[told[3]]
 
 
 def held(arrays) -> float:

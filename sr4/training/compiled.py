@@ -4,7 +4,6 @@ Compiling tells how much of a device a step takes: what does not fit is refused 
 weight is made.
 """
 
-import math
 import os
 import re
 import stat
@@ -89,7 +88,7 @@ def compile_step(
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    need, there = complaint(str(error), held_gib((state, like)))
+    need, there = complaint(str(error))
     raise DoesNotFit(refusal(name, need, there or limit)) from error
   need = taken_gib(executable)
   if None not in (need, limit) and need > limit:
@@ -99,25 +98,13 @@ def compile_step(
   return Program(name, executable, clips)
 
 
-def complaint(error: str, arguments: float) -> tuple[float | None, float | None]:
-  """GiB that a program needs and GiB that there are, as a compiler that refused it tells.
-
-  Args:
-    arguments: GiB of a device that they take.  Some forms of the complaint leave them out.
-  """
+def complaint(error: str) -> tuple[float | None, float | None]:
+  """GiB that a program needs, arguments too, and GiB that there are, as a compiler that refused it
+  tells."""
   size = lambda before: re.search(before + r'([\d.]+)([BKMGT])', error)
   gib = lambda told: float(told[1]) * UNITS[told[2]] if told else None
-  need, temporaries = gib(size('Used ')), gib(size(r'HLO temporaries \('))
-  if need is None and temporaries is not None:
-    need = temporaries + arguments
-  there = gib(size(r'available HBM \(') or size('Used .* of '))
-  return need, there
-
-
-def held_gib(arrays) -> float:
-  """What a device holds of these shapes."""
-  local = lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-  return sum(map(local, jax.tree.leaves(arrays))) / accounting.GIB
+  need = gib(size(r'(?:Used |HLO temporaries \()'))
+  return need, gib(size(r'available HBM \(') or size('Used .* of '))
 
 
 def taken_gib(executable) -> float | None:

@@ -33,12 +33,12 @@ def compiled(name: str):
   """(compiling.Compiled, mesh, Topology) of the step, its rows and weights split over fsdp."""
   pytest.importorskip('libtpu')
   lowered, mesh, topology = lower(name)
-  return compiling.compiled(lowered, {}, 0.0), mesh, topology
+  return compiling.compiled(lowered, {}), mesh, topology
 
 
 def laid_out(name: str, folder: str) -> compiling.Compiled:
   """The same, not to its end: for a process of its own."""
-  return compiling.compiled(lower(name)[0], {}, 0.0, folder, whole=False)
+  return compiling.compiled(lower(name)[0], {}, folder, whole=False)
 
 
 def lower(name: str):
