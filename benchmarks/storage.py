@@ -1,10 +1,11 @@
-"""What a step of sampling takes of one TPU chip, by how weights lie: a table of docs/sampling.md.
+"""What weights that are narrow, or lie in the host's memory, save and lose: docs/sampling.md.
 
-  python benchmarks/storage_memory.py [--chip v6e] [--sizes base,large]
+  python benchmarks/storage.py [--chip v6e] [--sizes base,large]      memory of one TPU chip
+  python benchmarks/storage.py --checkpoint out/demo/checkpoints      what is lost
 
-The model of configs/skyreels_v4.py, one clip of 480p and 5 s with its sound, bf16, with and without
-the prompt in one batch.  By the TPU compiler: each program is compiled in a process of its own,
-until its buffers are laid out.
+The first is of the models of configs/skyreels_v4.py, one clip of 480p and 5 s with its sound, bf16,
+with and without the prompt in one batch, by the TPU compiler: each program is compiled in a process
+of its own, until its buffers are laid out.
 """
 
 import argparse
@@ -18,6 +19,7 @@ CLIP = dict(frames=81, height=480, width=832, fps=16.0)
 WAYS = [
   (weights, offload) for offload in (False, True) for weights in ('float32', 'bfloat16', 'float8')
 ]
+PROMPTS = 'a red circle bounces', 'a blue square moves', 'a green star bounces', 'a white diamond'
 LIMIT = 900  # seconds of a program's compilation
 
 
@@ -25,6 +27,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--chip', default='v6e')
   parser.add_argument('--sizes', default='base,large')
+  parser.add_argument('--checkpoint', metavar='DIR')
   parser.add_argument(
     '--one', nargs=3, metavar=('SIZE', 'WEIGHTS', 'OFFLOAD'), help=argparse.SUPPRESS
   )
@@ -33,6 +36,8 @@ def main():
     name, weights, offload = args.one
     print(measure(args.chip, name, weights, offload == 'True'), flush=True)
     os._exit(0)  # The compiler would work on.
+  if args.checkpoint:
+    return lost(args.checkpoint)
   print('| model | weights | host, GiB | arguments, GiB | in all, GiB | of |\n' + 6 * '|---' + '|')
   for name in args.sizes.split(','):
     for weights, offload in WAYS:
@@ -93,6 +98,32 @@ def measure(chip: str, name: str, weights: str, offload: bool) -> str:
   fits = '' if found.fits and found.total <= topology.spec.hbm_gib else ' (too much)'
   held = ' | '.join(f'{compiling.held(x):.1f}' for x in (host, device))
   return f'| {name} | {weights} | {held} | {found.total:.1f}{fits} | {topology.spec.hbm_gib:g} |'
+
+
+def lost(directory: str):
+  """Relative L2 of the final latents of some clips."""
+  import numpy as np
+
+  from sr4 import pipeline
+  from sr4.core import config as config_lib
+  from sr4.core import sharding
+  from sr4.core import tree
+  from sr4.models import storage
+
+  print('| weights | MiB | video error | audio error |\n|---|---|---|---|')
+  with sharding.default_mesh():
+    exact = None
+    for weights in storage.WEIGHTS:
+      system, model, trained = pipeline.load(directory, stored=storage.Config(weights))
+      sampling = config_lib.build(pipeline.Config, dict(trained['sample']), 'sample')
+      sampler = pipeline.Pipeline(system, model, pipeline.size_of(system, trained), sampling)
+      made = [clip.latents for clip in sampler(PROMPTS, range(len(PROMPTS)))]
+      exact = exact or made
+      size = sum(x.nbytes for x in tree.to_flat(model).values()) / 2**20
+      norm = lambda name, of: np.linalg.norm(np.stack([one[name] for one in of]))
+      far = {n: [{n: a[n] - b[n]} for a, b in zip(made, exact)] for n in ('video', 'audio')}
+      errors = ' | '.join(f'{norm(n, far[n]) / norm(n, exact):.3f}' for n in far)
+      print(f'| {weights} | {size:.1f} | {errors} |', flush=True)
 
 
 if __name__ == '__main__':
