@@ -17,6 +17,7 @@ VERBS = {
   'import': 'public weights as a checkpoint: --config FILE:...,published --out DIR',
   'verify': 'is a checkpoint as it was written: --checkpoint DIR',
 }
+INTERRUPTED = 130  # as shells tell of Ctrl-C
 
 
 def main(argv=None):
@@ -53,3 +54,6 @@ def run(verb, argv=None):
     verb.main(args)
   except (errors.UserError, OSError) as error:
     raise SystemExit(f'sr4: {error}') from error
+  except KeyboardInterrupt:
+    print('sr4: interrupted; what is written is whole', file=sys.stderr)
+    raise SystemExit(INTERRUPTED) from None

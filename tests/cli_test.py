@@ -32,6 +32,19 @@ def test_no_verb_is_help_and_an_unknown_one_is_told():
   assert wrong.returncode == 2 and "'tarin'" in wrong.stderr and 'train' in wrong.stderr
 
 
+def test_ctrl_c_is_one_line(tmp_path):
+  """At any time: here when the verb asks for its config."""
+  config = tmp_path / 'slow.py'
+  config.write_text('import os, signal\n\nos.kill(os.getpid(), signal.SIGINT)\n')
+  code = (
+    'import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+    f'from sr4 import cli; cli.main(["train", "--config", {str(config)!r}, "--workdir", "/tmp/no"])'
+  )
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+  assert done.returncode == 130
+  assert done.stderr == 'sr4: interrupted; what is written is whole\n'
+
+
 def test_a_missing_config_is_one_line():
   done = _sr4('train', '--config', 'nowhere.py', '--workdir', '/tmp/never')
   assert done.returncode == 1
