@@ -30,6 +30,8 @@ def test_float8_loses_a_sixteenth_of_a_weight(eqn, shape, std):
     np.asarray(scale)[:, None] if eqn.endswith('xbsnk') else np.asarray(scale)[:, None, None]
   )
   summed = (1,) if eqn.endswith('xbsnk') else (1, 2)
+  largest = np.abs(np.float32(narrow)).max(summed)
+  assert np.all((largest == 0) | (largest >= 448 / 2)), 'half of the range lies idle'
   most = np.abs(kernel).max(summed, keepdims=True)
   assert np.all(np.abs(back - kernel) <= np.maximum(np.abs(kernel) / 16, most * 2**-16))
 
