@@ -58,7 +58,7 @@ def contacts(frames: np.ndarray, fps: float) -> np.ndarray:
     gap = np.stack([shadow.argmax(1), shadow[:, ::-1].argmax(1)])[:, seen]  # To either wall.
     for turn, high in _turns(times.astype(float), track[seen, axis], BEND * short):
       around = np.abs(times - turn) < 1.5
-      if gap[int(high), around].min() <= REACH * short:
+      if gap[int(high), around].min(initial=short) <= REACH * short:  # Unseen, it touches nothing.
         found.append(turn / fps)
   return np.sort(np.array(found))
 

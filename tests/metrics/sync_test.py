@@ -112,6 +112,14 @@ def test_to_turn_away_from_a_wall_is_no_bounce():
   np.testing.assert_allclose(sync.contacts(frames[:, :, 6:], FPS), [0.5], atol=1e-6)
 
 
+def test_to_turn_unseen_is_no_bounce():
+  """It goes, is away for half of the clip, and comes back from where nobody saw it turn."""
+  frames = np.zeros((17, 32, 32, 3), np.uint8)
+  for at, x in [(0, 6), (1, 9), (2, 12), (3, 15), (13, 15), (14, 12), (15, 9), (16, 6)]:
+    frames[at, 13:19, x : x + 6] = 255
+  assert len(sync.contacts(frames, FPS)) == 0
+
+
 def test_onset_error_by_hand():
   assert np.isnan(sync.onset_error([], []))
   assert sync.onset_error([0.2], []) == sync.onset_error([], [0.2, 0.4]) == sync.CAP
