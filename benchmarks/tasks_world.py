@@ -128,7 +128,7 @@ def looks(b, clips, without=None):
   chance = dict(color_accuracy=1 / len(world.COLORS), shape_accuracy=1 / len(world.SHAPES))
   least = b.seen(without) if without else chance
   for name in chance:
-    yield name.replace('_', ' '), ours[name], best[name], least[name]
+    yield name.replace('_', ' ').replace('color', 'colour'), ours[name], best[name], least[name]
 
 
 def timed_frames(b):
