@@ -169,16 +169,15 @@ def extension(b):
   longer = [world.World(more, SEED)[i] for i in range(len(b.truth))]
   others = [dataclasses.replace(c, **cut(c, o, b)) for c, o in zip(joined, np.roll(joined, 1))]
   kinds = joined, longer, others
-  yield (
-    'share of joints no larger a change of the picture than another',
-    *(np.mean([smooth(changes(clip.frames), b.size.frames - 1, 0) for clip in of]) for of in kinds),
-  )
-  at, hop = len(sources[0].samples), round(HOP * b.rate)
-  reach = round(AROUND / HOP)
-  yield (
-    'share of joints without a click',
-    *(np.mean([smooth(flux(clip.samples, hop), at // hop, reach) for clip in of]) for of in kinds),
-  )
+  # Frame by frame, and every HOP of the sound: what happens where the source ends, and elsewhere.
+  end, hop = len(sources[0].samples), round(HOP * b.rate)
+  moved = lambda clip: smooth(changes(clip.frames), b.size.frames - 1, 0)
+  quiet = lambda clip: smooth(flux(clip.samples, hop), end // hop, round(AROUND / HOP))
+  for figure, good in (
+    ('share of joints no larger a change of the picture than another', moved),
+    ('share of joints without a click', quiet),
+  ):
+    yield figure, *(np.mean([good(clip) for clip in of]) for of in kinds)
 
 
 def cut(clip, other, b) -> dict:

@@ -256,16 +256,27 @@ def load(
     checkpoint.restore_named, directory, step, prefix='ema.' if ema else 'model.'
   )
   if stored == storage.Config():
-    return system, tree.from_flat(like, restore(tree.to_flat(like))), page['config']
-  # One after the other: as trained, all of them may be more than the device holds.
-  trained = tree.to_flat(like)
-  narrow = dict(storage.kernels(storage.laid_out(like, stored)))
-  flat = {}
-  for name, layer in narrow.items():
+    model = tree.from_flat(like, restore(tree.to_flat(like)))
+  else:
+    model = narrowed(restore, like, stored)
+  return system, model, page['config']
+
+
+def narrowed(restore: Callable, like, stored: storage.Config):
+  """The model as it is stored; one kernel after the other, for as trained all of them may be more
+  than the device holds.
+
+  Args:
+    restore: checkpoint.restore_named of this checkpoint; like: the abstract model as trained.
+  """
+  trained, flat = tree.to_flat(like), {}
+  layers = dict(storage.kernels(storage.laid_out(like, stored)))
+  for name, layer in layers.items():
     found = restore({name: trained.pop(name)}, names=f'^{re.escape(name)}$')
     flat |= storage.stored(name, layer, found[name])
-  flat |= restore(trained, names=f'^(?!({"|".join(map(re.escape, narrow))})$)')
-  return system, tree.from_flat(like, flat), page['config']
+  kernel = '|'.join(map(re.escape, layers))
+  flat |= restore(trained, names=f'^(?!({kernel})$)')  # All others.
+  return tree.from_flat(like, flat)
 
 
 def size_of(system: system_lib.System, trained: dict, **changes) -> Size:
