@@ -13,6 +13,7 @@ from sr4.core import errors
 from sr4.core.batch import Size
 
 CONTEXT = 0.25  # of the new clip, about: the context
+FADE = 0.02  # seconds in which a sound that is given becomes the one that is made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,3 +83,12 @@ class Extension:
     return dataclasses.replace(
       clip, frames=along(clip.frames, source.frames, count), samples=samples
     )
+
+
+def faded(given: np.ndarray, made: np.ndarray, heard: np.ndarray, rate: float) -> np.ndarray:
+  """What is given, [n channels], where a beginning or an end is heard, bool [n]; over its last, or
+  first, FADE it becomes what is made, [... n channels]."""
+  left = np.sum(heard) - np.arange(len(heard))
+  share = np.clip((left if heard[0] else left[::-1]) / round(FADE * rate), 0, 1)
+  share = np.float32(share)[:, None]
+  return share * given + (1 - share) * made

@@ -11,6 +11,7 @@ import numpy as np
 
 from data_pipelines import collate
 from data_pipelines.tasks import Row
+from sr4 import extension
 from sr4 import steps
 from sr4.convert import weights
 from sr4.core import captions
@@ -29,8 +30,6 @@ from sr4.models import tiles
 from sr4.models.text import encoder
 from sr4.steps import Config
 from sr4.training import checkpoint
-
-FADE = 0.02  # seconds in which a sound that is given becomes the one that is made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,18 +152,11 @@ class Pipeline:
     elif row.known is not None:
       media['frames'] = np.where(row.known[..., None], row.frames, media['frames'])
     if row.heard is not None and self.size.samples:
-      fade = faded(row.heard, round(FADE * self.system.codecs.audio.sample_rate))[:, None]
-      media['samples'] = fade * row.samples + (1 - fade) * media['samples']
+      rate = self.system.codecs.audio.sample_rate
+      media['samples'] = extension.faded(row.samples, media['samples'], row.heard, rate)
     if row.clean.audio or (self.size.low and row.samples is not None):
       media['samples'] = row.samples
     return Clip(row.caption, **media, latents=latents)
-
-
-def faded(heard: np.ndarray, length: int) -> np.ndarray:
-  """float32 [n]: 1 where a beginning or an end is heard, bool [n], falling to 0 over its last, or
-  first, `length`."""
-  left = np.sum(heard) - np.arange(len(heard))
-  return np.float32(np.clip((left if heard[0] else left[::-1]) / length, 0, 1))
 
 
 def keyframes_at(system, size: Size) -> tuple[int, ...]:

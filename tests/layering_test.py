@@ -29,7 +29,20 @@ RULES = {
   # Weights that were imported are a checkpoint.
   'sr4/convert/imported.py': ('sr4.convert', 'sr4.models', 'sr4.training.checkpoint'),
   'sr4/convert': ('sr4.core', 'sr4.models', 'sr4.convert'),
-  'sr4/torch': ('sr4.core', 'sr4.nn', 'sr4.models', 'sr4.flow', 'sr4.torch'),
+  'sr4/torch': (
+    'sr4.core',
+    'sr4.nn',
+    'sr4.models',
+    'sr4.flow',
+    'sr4.torch',
+    'data_pipelines.stills',
+  ),
+  'sr4/torch/sampler.py': (
+    *('sr4.core', 'sr4.models', 'sr4.flow', 'sr4.steps', 'sr4.extension', 'sr4.torch'),
+  ),
+  'sr4/torch/pipeline.py': (
+    *('sr4.core', 'sr4.flow', 'sr4.extension', 'sr4.torch', 'data_pipelines.media'),
+  ),
   'sr4/metrics': ('sr4.core', 'sr4.metrics'),
   'data_pipelines': ('sr4.core', 'data_pipelines'),
   # The latent factory runs codecs and encoder.

@@ -5,6 +5,8 @@ keyframes chosen frames once more at a higher resolution (section 4.5)
 images, reference clip, reference sound: context at negative time (Eq. 8-9)
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -194,8 +196,8 @@ def known_share(known, grid: tuple[int, int, int], time_factor: int) -> jax.Arra
 
 def latents_of(frames: jax.Array, time_factor: int) -> jax.Array:
   """bool [b T] -> [b t]: is every frame under the latent there?"""
-  later = frames[:, 1:].reshape(frames.shape[0], -1, time_factor)
-  return jnp.concatenate([frames[:, :1], jnp.all(later, -1)], 1)
+  later = [frames[:, i::time_factor] for i in range(1, 1 + time_factor)]
+  return jnp.concatenate([frames[:, :1], functools.reduce(jnp.logical_and, later)], 1)
 
 
 def encoded(codec, media, each: bool = False) -> jax.Array:

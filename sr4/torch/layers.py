@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sr4.core.av import AV
 from sr4.nn import rope
 from sr4.torch import vsa
 
@@ -213,8 +214,10 @@ class Layer(nn.Module):
     self.video = make(reads_text=True, sparse=sparse)
     self.audio = make(reads_text=False, sparse=False) if audio else None
 
-  def forward(self, video, audio, ctx):
-    """(tokens [b s d], text [b m d]) or None, twice, and an AV of Contexts -> the same pairs."""
+  def forward(self, *tokens, ctx):
+    """Tokens [b s d] and text [b m d] of each branch that there is, by an AV of Contexts or None;
+    results are alike.  They are tensors, not pairs, so that hooks of diffusers can keep them."""
+    video, audio = paired(tokens, ctx)
     if video is not None:
       x, text = self.video.self_attend(*video, ctx.video)
       video = self.video.read_text(x, ctx.video), text
@@ -225,9 +228,15 @@ class Layer(nn.Module):
       audio = self.audio.read_other(audio[0], video[0], ctx.audio, ctx.video), audio[1]
       video = self.video.read_other(video[0], audio[0], ctx.video, ctx.audio), video[1]
     return (
-      video and self.video.mlp(*video, ctx.video),
-      audio and self.audio.mlp(*audio, ctx.audio),
+      *(self.video.mlp(*video, ctx.video) if video else ()),
+      *(self.audio.mlp(*audio, ctx.audio) if audio else ()),
     )
+
+
+def paired(tokens, there: AV) -> AV:
+  """(tokens, text) of each branch that is there; None of one that is not."""
+  rest = iter(tokens)
+  return AV(*(None if one is None else (next(rest), next(rest)) for one in there))
 
 
 class TimeEmbedding(nn.Module):

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from diffusers import configuration_utils
 from diffusers import ModelMixin  # By this name a pipeline finds in this module what loads it.
+from diffusers.models import cache_utils
 import torch
 from torch import nn
 from torch.nn import functional
@@ -46,7 +47,7 @@ class Trunk(nn.Module):
     return self.head(layers.modulate(x, shift, scale))
 
 
-class MMDiT(ModelMixin, configuration_utils.ConfigMixin):
+class MMDiT(ModelMixin, configuration_utils.ConfigMixin, cache_utils.CacheMixin):
   """v(x_t, t, condition).
 
   The fields are those of sr4.models.mmdit.Config, `sparse` those of vsa.Config; a Refiner, which
@@ -100,9 +101,11 @@ class MMDiT(ModelMixin, configuration_utils.ConfigMixin):
     y = each(lambda i: self.tokens(i, trunks[i], x, cond, places[i]))
     contexts = each(lambda i: self.context(i, trunks[i], times[i], t[i], x, y[i], cond, places[i]))
     dense = set(self.sparse['dense_layers'] if self.sparse else ())
+    tokens = [z for pair in y if pair for z in pair]
     for number, layer in enumerate([*self.dual, *self.single]):
       told = contexts._replace(video=without(contexts.video)) if number in dense else contexts
-      y = AV(*layer(*y, told))
+      tokens = layer(*tokens, ctx=told)
+    y = layers.paired(tokens, contexts)
     out = each(lambda i: trunks[i].predict(y[i][0], times[i]))
     return each(lambda i: self.velocities(i, out[i], x, cond, places[i]))
 

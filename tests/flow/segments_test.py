@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sr4.core import sharding
 from sr4.core.av import AV
 from sr4.core.batch import Clips
 from sr4.core.batch import References
@@ -185,6 +186,14 @@ def test_references_fill_their_slots_and_the_rest_is_seen_by_no_one(relative):
   np.testing.assert_allclose(np.unique(video.positions[..., 0]), [-2, -1.5, -1, -0.5])
   assert audio.known.shape == (2, 4, 64) and not audio.generated
   np.testing.assert_array_equal(audio.valid, [[True] * 4, [True, True, False, False]])
+
+
+def test_a_latent_of_a_reference_is_there_if_its_frames_are():
+  """Of one row, and with one latent after the first, whose places are the mesh's as any others."""
+  for count, there in ((5, [1, 1]), (4, [1, 0]), (1, [1, 0]), (0, [0, 0])):
+    frames = sharding.rows(np.arange(5)[None] < count)
+    found = jax.jit(lambda x: segments.latents_of(x, 4))(frames)
+    np.testing.assert_array_equal(found, [there])
 
 
 def test_references_come_before_the_clip_in_time_and_keep_their_places():

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from sr4.core.batch import Latents
 from sr4.flow import path as path_lib
 from sr4.flow import segments
 from sr4.models import system as system_lib
+from sr4.torch import layers
 from sr4.torch import MMDiT
 from sr4.torch import SkyReelsV4Pipeline
 from sr4.training import checkpoint
@@ -34,6 +36,8 @@ CLIP = dict(num_frames=5, height=16, width=16, fps=8.0)
 FIRST = np.broadcast_to(FIRST, BOX.shape)
 ENDS = FIRST | FIRST[::-1]
 SHIFTS = dict(shift=3.0, audio_shift=2.0)
+HEARD = np.arange(5000) < 1700
+LARGE = FRAMES.repeat(2, 1).repeat(2, 2)
 PICTURE = FRAMES[3, ::-1]
 
 
@@ -62,20 +66,45 @@ def noise(system, size, seed=3) -> AV:
   shapes = segments.latent_shapes(system.codecs, size)
   like = AV(*(tuple(map(jnp.zeros, of)) or None for of in shapes))
   drawn = path_lib.noise_like(jax.random.key(seed), like)
-  return AV(*(of and torch.from_numpy(np.array(of[0]))[None] for of in drawn))
+  return AV(*(of and tuple(torch.from_numpy(np.array(z))[None] for z in of) for of in drawn))
 
 
 TASKS = {
-  'text': (Row(), {}, dict(negative_prompt='a green square')),
+  'text': (
+    Row(),
+    {},
+    dict(negative_prompt='a green square', audio_negative_prompt='a blue triangle'),
+  ),
   'first frame': (Row(FRAMES, known=FIRST), {}, dict(image=FRAMES[0])),
   'both ends': (Row(FRAMES, known=ENDS), {}, dict(image=FRAMES[0], last_image=FRAMES[-1])),
   'edit': (Row(FRAMES, known=BOX), {}, dict(video=FRAMES, mask_video=~BOX)),
+  'frames in between': (
+    Row(FRAMES, known=np.isin(np.arange(5), (0, 3))[:, None, None]),
+    {},
+    dict(image=FRAMES[0], mid_images={3: FRAMES[3]}, guidance_rescale=0.7),
+  ),
+  'extension': (
+    Row(FRAMES, SAMPLES, known=FIRST, heard=HEARD),
+    {},
+    dict(video=FRAMES, mask_video=~FIRST, audio=SAMPLES, mask_audio=~HEARD),
+  ),
+  'keyframes': (
+    Row(FRAMES, known=FIRST, keyframes=LARGE[[0, 4]]),
+    dict(keyframes=2, keyframe_scale=2),
+    dict(image=LARGE[0], num_keyframes=2, keyframe_scale=2),
+  ),
   'sound of a clip': (Row(FRAMES, SAMPLES, clean=AV(True, False)), {}, dict(video=FRAMES)),
   'picture of a sound': (Row(FRAMES, SAMPLES, clean=AV(False, True)), {}, dict(audio=SAMPLES)),
   'references': (
-    Row(images=(PICTURE,), sound=SAMPLES[:2048]),
-    dict(reference_images=1, reference_seconds=2048 / 8000),
-    dict(ref_images=[PICTURE], ref_audio=SAMPLES[:2048], modality_scale=1.5, reference_scale=2.0),
+    Row(images=(PICTURE,), clip=FRAMES, sound=SAMPLES[:2048]),
+    dict(reference_images=1, reference_frames=5, reference_seconds=2048 / 8000),
+    dict(
+      ref_images=[PICTURE],
+      ref_video=FRAMES,
+      ref_audio=SAMPLES[:2048],
+      modality_scale=1.5,
+      reference_scale=2.0,
+    ),
   ),
   'picture alone': (Row(), dict(frames=1, sound=False), dict(num_frames=1, sound=False)),
   'sound alone': (
@@ -93,22 +122,32 @@ def test_is_the_pipeline_of_ours(made, task, relative):
   row, changes, asked = TASKS[task]
   size = system.size(**(dict(frames=5, height=16, width=16, fps=8.0) | changes))
   scales = dict(video_guidance_scale=3.0, audio_guidance_scale=2.0)
-  scales |= {name: scale for name, scale in asked.items() if name.endswith('_scale')}
+  guiding = ('modality_scale', 'reference_scale', 'guidance_rescale')
+  scales |= {name: asked[name] for name in guiding if name in asked}
   config = pipeline.Config(num_inference_steps=STEPS, **SHIFTS, **scales)
-  prompt = '@image_1 bounces, @audio_1 speaks' if task == 'references' else PROMPT
-  away = [AV(*[asked['negative_prompt']] * 2)] if 'negative_prompt' in asked else ()
+  prompt = '@image_1 in @video_1, @audio_1 speaks' if task == 'references' else PROMPT
+  away = ()
+  if 'negative_prompt' in asked:
+    away = [AV(asked['negative_prompt'], asked['audio_negative_prompt'])]
   rows = [dataclasses.replace(row, caption=prompt)]
   (clip,) = pipeline.Pipeline(system, model, size, config)(rows, [3], away)
   fields = CLIP | asked | scales | dict(num_inference_steps=STEPS, latents=noise(system, size))
   out = pipe(prompt, **fields)
-  for name, found in (('video', out.video_latents), ('audio', out.audio_latents)):
-    if name in clip.latents:
+  for name, found in (
+    ('video', out.video_latents),
+    ('keyframes', out.keyframe_latents),
+    ('audio', out.audio_latents),
+  ):
+    assert (name in clip.latents) == (found is not None)
+    if found is not None:
       assert relative(found[0].numpy(), clip.latents[name]) < 1e-3
   if clip.frames is not None:
     assert np.mean(out.frames[0] != clip.frames) < 0.01
     if clip.frames.shape == FRAMES.shape and row.known is not None:
       known = np.broadcast_to(row.known, FRAMES.shape[:3])
       np.testing.assert_array_equal(out.frames[0][known], FRAMES[known])
+  if clip.keyframes is not None:
+    assert np.mean(out.keyframes[0] != clip.keyframes) < 0.01
   if clip.samples is not None and out.audio is not None:
     assert relative(out.audio[0], clip.samples[: out.audio.shape[1]]) < 1e-3
 
@@ -116,8 +155,11 @@ def test_is_the_pipeline_of_ours(made, task, relative):
 def test_two_prompts_are_two_clips(made):
   _, _, pipe = made
   latents = [torch.randn(2, *shape) for shape in ((2, 4, 4, 16), (20, 32))]
-  both = pipe([PROMPT, 'a green square'], num_inference_steps=2, latents=AV(*latents), **CLIP)
-  one = pipe('a green square', num_inference_steps=2, latents=AV(*(z[1:] for z in latents)), **CLIP)
+  both = pipe(
+    [PROMPT, 'a green square'], num_inference_steps=2, latents=AV(*((z,) for z in latents)), **CLIP
+  )
+  second = AV(*((z[1:],) for z in latents))
+  one = pipe('a green square', num_inference_steps=2, latents=second, **CLIP)
   np.testing.assert_allclose(both.video_latents[1], one.video_latents[0], atol=1e-5)
   assert both.frames.shape == (2, *FRAMES.shape) and both.audio.shape == (2, 5000, 1)
 
@@ -129,7 +171,7 @@ def test_a_callback_sees_changes_and_ends_it(made):
   def callback(pipe, step, timestep, told):
     seen.append((step, float(timestep)))
     pipe.interrupt = step == 1
-    return {'latents': AV(*(torch.zeros_like(z) for z in told['latents']))}
+    return {'latents': AV(*((torch.zeros_like(z[0]),) for z in told['latents']))}
 
   generator = torch.Generator().manual_seed(0)
   out = pipe(
@@ -161,10 +203,61 @@ def test_a_refiner(tmp_path, randomized, relative):
     num_inference_steps=8,
     video_guidance_scale=2.0,
     strength=0.7,
-    latents=noise(system, size).video,
+    latents=noise(system, size),
   )
   assert relative(out.video_latents[0].numpy(), clip.latents['video']) < 1e-3
   assert np.mean(out.frames[0] != clip.frames) < 0.01
+
+
+def test_a_refiner_is_given_a_source_and_references(tmp_path, randomized, relative):
+  model = dict(audio=False, sparse=dict(tile=(4, 4, 4), sparsity=0.5), patch=(1, 1, 1))
+  system, ours, pipe = exported(tmp_path, randomized, **model)
+  low = np.random.default_rng(0).standard_normal((2, 4, 4, 16), np.float32)
+  source = FRAMES.repeat(2, 1).repeat(2, 2)
+  known = BOX.repeat(2, 1).repeat(2, 2)
+  told = dict(frames=5, height=16, width=16)
+  size = system.size(5, 32, 32, 16.0, sound=False, low=told, reference_images=1)
+  scales = dict(video_guidance_scale=2.0, reference_scale=1.5)
+  config = pipeline.Config(num_inference_steps=4, **SHIFTS, **scales)
+  row = Row(source, known=known, images=(source[3],), latents=Latents(low=low))
+  row = dataclasses.replace(row, caption='@image_1 bounces')
+  away = [AV('a green square', 'a green square')]
+  (clip,) = pipeline.Pipeline(system, ours, size, config)([row], [3], away)
+  out = pipe.refine(
+    '@image_1 bounces',
+    'a green square',
+    video_latents=torch.from_numpy(low)[None],
+    **dict(num_frames=5, height=32, width=32, fps=16.0),
+    **dict(video=source, mask_video=~known, ref_images=[source[3]]),
+    **dict(num_inference_steps=4, latents=noise(system, size)),
+    **scales,
+  )
+  assert relative(out.video_latents[0].numpy(), clip.latents['video']) < 1e-3
+  np.testing.assert_array_equal(out.frames[0][known], source[known])
+  assert np.mean(out.frames[0] != clip.frames) < 0.01
+
+
+@pytest.mark.parametrize('back', [False, True])
+def test_an_extension_is_joined_to_what_it_extends(made, back):
+  """A clip of 9 frames and another of 9 that shares 5 of them, or 4 at its end."""
+  _, _, pipe = made
+  random = np.random.default_rng(1)
+  video = random.integers(0, 256, (9, 16, 16, 3), np.uint8)
+  audio = random.uniform(-1, 1, (9000, 1)).astype(np.float32)
+  ask = dict(num_frames=17, fps=8.0, num_inference_steps=2)
+  generator = lambda: torch.Generator().manual_seed(0)
+  out = pipe.extend(PROMPT, video=video, audio=audio, back=back, generator=generator(), **ask)
+  shared = 4 if back else 5
+  assert out.frames.shape[1] == 9 + 17 - shared
+  kept = out.frames[0][-9:] if back else out.frames[0][:9]
+  np.testing.assert_array_equal(kept, video)
+  heard = out.audio[0][-8800:] if back else out.audio[0][:8800]
+  np.testing.assert_allclose(heard, audio[-8800:] if back else audio[:8800])
+  assert out.audio.shape[1] == (9 + 17 - shared) * 1000
+  silent = pipe.extend(PROMPT, video=video, generator=generator(), back=back, **ask)
+  assert torch.any(silent.video_latents != out.video_latents)  # It heard what came before.
+  with pytest.raises(ValueError, match='video has 3 frames, and a clip of 17 goes on from'):
+    pipe.extend(PROMPT, video=video[:3], **ask)
 
 
 @pytest.mark.parametrize(
@@ -173,12 +266,22 @@ def test_a_refiner(tmp_path, randomized, relative):
     (dict(num_frames=6), r'num_frames=6 must be 1 \+ n \* 4'),
     (dict(width=20), 'width=20 must be a multiple of 8'),
     (dict(mask_video=BOX), 'mask_video without video'),
-    (dict(video=FRAMES, image=FRAMES[0]), 'image or last_image too'),
+    (dict(video=FRAMES, image=FRAMES[0]), 'image, last_image or mid_images too'),
+    (dict(mask_audio=HEARD), 'mask_audio without audio'),
+    (
+      dict(audio=SAMPLES, mask_audio=~HEARD[:9]),
+      r'mask_audio is \(9,\); here it must be \(5000,\)',
+    ),
+    (dict(audio=SAMPLES, mask_audio=HEARD & HEARD[::-1]), 'over a beginning or an end'),
+    (dict(mid_images={4: FRAMES[3]}), r'mid_images\[4\] must be a frame between 0 and 4'),
+    (dict(ref_video=FRAMES[:3]), r'ref_video is \(3, 16, 16, 3\); here it must be \(1 \+ n \* 4'),
+    (dict(num_keyframes=3), 'num_keyframes=3: 5 frames have at most 2'),
+    (dict(num_keyframes=1, image=FRAMES[0]), r'image is .*; here it must be \(32, 32, 3\)'),
     (dict(audio=SAMPLES, sound=False), 'sound=False'),
     (dict(num_frames=0, sound=False), 'num_frames=0 and no sound'),
     (dict(image=FRAMES[0, :8]), r'image is \(8, 16, 3\); here it must be \(16, 16, 3\)'),
     (dict(prompt=None), 'neither prompt nor prompt_embeds'),
-    (dict(latents=AV(torch.zeros(1, 2, 4, 4, 3), None)), r'latents are .*; here they must be'),
+    (dict(latents=AV((torch.zeros(1, 2, 4, 4, 3),), None)), r'latents are .*; here they must be'),
   ],
 )
 def test_what_does_not_go_together_is_told(made, fields, told):
@@ -194,7 +297,7 @@ def test_diffusers_saves_and_quantises_it(made, tmp_path):
   again = SkyReelsV4Pipeline.from_pretrained(tmp_path)
   assert again.config.sr4 == pipe.config.sr4
   again.set_progress_bar_config(disable=True)
-  latents = AV(torch.randn(1, 2, 4, 4, 16), torch.randn(1, 20, 32))
+  latents = AV((torch.randn(1, 2, 4, 4, 16),), (torch.randn(1, 20, 32),))
   ask = dict(num_inference_steps=2, latents=latents, output_type='latent')
   wanted = pipe(PROMPT, **ask, **CLIP).video_latents
   torch.testing.assert_close(again(PROMPT, **ask, **CLIP).video_latents, wanted)
@@ -203,3 +306,43 @@ def test_diffusers_saves_and_quantises_it(made, tmp_path):
   rough = again(PROMPT, **ask, **CLIP).video_latents
   assert 0 < float((rough - wanted).norm() / wanted.norm()) < 0.1
   assert isinstance(again.transformer, MMDiT)
+
+
+def test_a_cache_of_diffusers_skips_layers(made, monkeypatch):
+  """TaylorSeer of order 0: while layers rest, the velocity of each condition is its last."""
+  _, _, pipe = made
+  latents = AV((torch.randn(1, 2, 4, 4, 16),), (torch.randn(1, 20, 32),))
+  ask = dict(num_inference_steps=9, latents=latents, output_type='latent', **CLIP)
+  forward, calls, last = MMDiT.forward, [], {}
+
+  def held(self, *args):
+    step, condition = divmod(len(calls), 2)
+    calls.append(step)
+    if step in (0, 1, 2, 4, 7):  # The first three, and every third from 4 on.
+      last[condition] = forward(self, *args)
+    return last[condition]
+
+  with monkeypatch.context() as patch:
+    patch.setattr(MMDiT, 'forward', held)
+    wanted = pipe(PROMPT, **ask)
+  attend, ran = layers.Branch.self_attend, []
+  monkeypatch.setattr(layers.Branch, 'self_attend', lambda *args: ran.append(1) or attend(*args))
+  exact = pipe(PROMPT, **ask)
+  full = len(ran)
+  pipe.transformer.enable_cache(
+    diffusers.TaylorSeerCacheConfig(
+      cache_interval=3,
+      max_order=0,
+      taylor_factors_dtype=torch.float32,
+      skip_predict_identifiers=[r'(dual|single)\.\d+'],
+      cache_identifiers=[r'(video|audio)\.head'],
+    )
+  )
+  for _ in range(2):  # The second call begins anew.
+    ran.clear()
+    cached = pipe(PROMPT, **ask)
+    assert len(ran) == full * 5 // 9
+    for name in ('video_latents', 'audio_latents'):
+      torch.testing.assert_close(cached[name], wanted[name])
+      assert not torch.allclose(cached[name], exact[name], atol=1e-2)
+  pipe.transformer.disable_cache()
