@@ -37,6 +37,8 @@ def mesh():
   one = sharding.make_mesh(fsdp=1)
   with jax.set_mesh(one):
     yield one
+  # Compiled programs are memory maps, and of these a process may have 65,530.
+  jax.clear_caches()
 
 
 @pytest.fixture(scope='module')
