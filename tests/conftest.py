@@ -1,6 +1,7 @@
 """Tests run on 8 simulated devices of the CPU; each module inside a mesh of one of them."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -27,6 +28,8 @@ import pytest
 from sr4.core import sharding
 
 jax.devices()  # The flags are read now, and once.
+gc.freeze()  # Tracing makes millions of objects, and to look for cycles among all again is slow.
+gc.set_threshold(100_000, 50, 100)
 # The TPU compiler, which tests load later, ends a process over a flag that it does not know.
 os.environ['XLA_FLAGS'] = ' '.join(flag for flag in [given, *added] if 'emitters' not in flag)
 

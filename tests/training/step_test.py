@@ -131,7 +131,6 @@ MESHES = [  # Every pair of axes, and more; 4 heads over seq x tensor = 8 go aro
   dict(fsdp=4, tensor=2),
   dict(fsdp=1, seq=4, tensor=2),
   dict(fsdp=1, seq=8),
-  dict(data=2, fsdp=2, seq=2),
   dict(fsdp=2, seq=2, tensor=2),
 ]
 
