@@ -21,12 +21,26 @@ class InitConfig:
   step: int | None = None  # the latest by default
 
 
-def start(make_state, key, workdir: str, sources: dict[str, InitConfig]) -> state_lib.State:
-  """A new state; what the sources name is their moving average instead of random."""
-  state = jax.jit(make_state)(key)
-  like = tree.to_flat(tree.abstract(make_state, key).model)
-  found = {}
-  for name, c in sources.items():
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A part of another run's moving average."""
+
+  directory: str
+  step: int
+  names: str
+  like: dict  # {name: shape, dtype and sharding} of what is read
+
+
+def sources(like: dict, workdir: str, init: dict[str, InitConfig]) -> list[Source]:
+  """What is to be read, and is there: asked before anything is compiled.
+
+  Args:
+    like: {name: shape, dtype and sharding} of the new model.
+  Raises:
+    CheckpointError: there is no such checkpoint, or it has other names, shapes or dtypes.
+  """
+  found = []
+  for name, c in init.items():
     directory = os.path.normpath(os.path.join(workdir, c.checkpoints))
     step, _ = checkpoint.page(directory, c.step)
     chosen = {key: x for key, x in like.items() if re.search(c.names, key)}
@@ -35,7 +49,16 @@ def start(make_state, key, workdir: str, sources: dict[str, InitConfig]) -> stat
         f'config.init.{name}.names={c.names!r} names no parameter; they look like '
         f'{next(iter(like))!r}'
       )
-    found |= checkpoint.restore_named(directory, step, chosen, 'ema.', c.names)
+    checkpoint.check_named(directory, step, chosen, 'ema.', c.names)
+    found.append(Source(directory, step, c.names, chosen))
+  return found
+
+
+def start(make_state, key, sources: list[Source]) -> state_lib.State:
+  """A new state, with what the sources have in place of what is random."""
+  state, found = jax.jit(make_state)(key), {}
+  for of in sources:
+    found |= checkpoint.restore_named(of.directory, of.step, of.like, 'ema.', of.names)
   if not found:
     return state
   model = tree.from_flat(state.model, tree.to_flat(state.model) | found)

@@ -215,16 +215,10 @@ def restore_named(
   """
   path = epath.Path(os.path.abspath(directory)) / str(step)
   wanted = {prefix + name: x for name, x in like.items()}
-  handler = ocp.PyTreeCheckpointHandler()
   if verify != 'off' and not check_files(str(path), manifest.SMALL) and verify == 'fast':
     verify = 'full'  # The files have no digests, so the arrays must show theirs.
-  with reading(path):
-    saved = {
-      name: found
-      for name, found in handler.metadata(path / 'arrays').tree.items()
-      if name.startswith(prefix) and re.search(names, name.removeprefix(prefix))
-    }
-  _check_same(path, wanted, saved)
+  check_named(directory, step, like, prefix, names)
+  handler = ocp.PyTreeCheckpointHandler()
   args = {
     name: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype) for name, x in wanted.items()
   }
@@ -239,6 +233,16 @@ def restore_named(
         path, f'{len(broken)} arrays are not as they were written, the first is {broken[0]!r}'
       )
   return {name.removeprefix(prefix): x for name, x in flat.items()}
+
+
+def check_named(directory: str, step: int, like: dict, prefix: str = '', names: str = ''):
+  """CheckpointError unless `restore_named`, asked the same, finds what it is to read."""
+  path = epath.Path(os.path.abspath(directory)) / str(step)
+  with reading(path):
+    there = ocp.PyTreeCheckpointHandler().metadata(path / 'arrays').tree
+  of = lambda name: name.startswith(prefix) and re.search(names, name.removeprefix(prefix))
+  saved = {name: found for name, found in there.items() if of(name)}
+  _check_same(path, {prefix + name: x for name, x in like.items()}, saved)
 
 
 def check_files(step: str, largest: float = float('inf')) -> bool:

@@ -171,8 +171,10 @@ def prepare(config, c: Sections, system, load, saves, workdir: str, log) -> Read
   phase = {'schedule': load.schedule.fingerprint(), 'phase': load.config.phase, 'start': 0}
   # The order of resuming: 1. the latest whole checkpoint, 2. its data is ours, 3. the programs,
   # before they have memory to fill, 4. its arrays, 5. the loader at its step.  The step is all the
-  # random state there is.
-  if (latest := saves.latest(like)) is not None:
+  # random state there is.  A run that begins looks for its sources in place of 1 and 2.
+  if (latest := saves.latest(like)) is None:
+    sources = begin.sources(tree.to_flat(like.model), workdir, c.init)
+  else:
     page = saves.page(latest)
     phase = begin.data_phase(page['data'], phase['schedule'], phase['phase'], latest)
   limit = accounting.limit_gib(jax.local_devices())
@@ -185,10 +187,7 @@ def prepare(config, c: Sections, system, load, saves, workdir: str, log) -> Read
       programs.append(compiled.compile_step(b.name, step, like, given, clips, limit, options, say))
     works.append(accounting.work(system, size, clips))
   with log.span('checkpoint_restore' if latest is not None else 'init'):
-    if latest is None:
-      state = begin.start(init, key, workdir, c.init)
-    else:
-      state = saves.restore(latest, like)
+    state = begin.start(init, key, sources) if latest is None else saves.restore(latest, like)
   say(
     f'{tree.count(state.model) / 1e6:.1f} M parameters, step {start} of {c.train.steps}, '
     f'mesh {dict(jax.sharding.get_mesh().shape)}'

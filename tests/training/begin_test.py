@@ -7,6 +7,7 @@ from sr4 import pipeline
 from sr4.core import tree
 from sr4.training import begin
 from sr4.training import checkpoint
+from sr4.training import compiled
 from sr4.training import loop
 from tests import small_run
 
@@ -67,6 +68,12 @@ def test_what_matches_comes_from_the_other_run_and_the_rest_is_new(home):
   assert all(np.array_equal(ema[name], x) for name, x in old.items())
 
 
+@pytest.fixture
+def nothing_compiled(monkeypatch):
+  """What would compile a step is an error."""
+  monkeypatch.setattr(compiled, 'compile_step', None)
+
+
 @pytest.mark.parametrize(
   'init, told',
   [
@@ -75,13 +82,13 @@ def test_what_matches_comes_from_the_other_run_and_the_rest_is_new(home):
     (dict(checkpoints='../first/checkpoints', step=7), 'no checkpoint of step 7'),
   ],
 )
-def test_what_cannot_be_begun_from(home, init, told):
+def test_what_cannot_be_begun_from(home, nothing_compiled, init, told):
   with pytest.raises(checkpoint.CheckpointError) as error:
     loop.run(_config(home, first=init), str(home / 'fourth'), progress=False)
   assert told in str(error.value)
 
 
-def test_a_model_of_another_width_is_refused(home):
+def test_a_model_of_another_width_is_refused(home, nothing_compiled):
   config = _config(home, first=dict(checkpoints='../first/checkpoints'))
   config.model.width = 32
   with pytest.raises(checkpoint.CheckpointError, match='of other shapes'):
