@@ -254,6 +254,9 @@ def test_an_extension_is_joined_to_what_it_extends(made, back):
   heard = out.audio[0][-8800:] if back else out.audio[0][:8800]
   np.testing.assert_allclose(heard, audio[-8800:] if back else audio[:8800])
   assert out.audio.shape[1] == (9 + 17 - shared) * 1000
+  longer = np.concatenate([audio, audio])
+  same = pipe.extend(PROMPT, video=video, audio=longer, back=back, generator=generator(), **ask)
+  np.testing.assert_array_equal(same.audio, out.audio)
   silent = pipe.extend(PROMPT, video=video, generator=generator(), back=back, **ask)
   assert torch.any(silent.video_latents != out.video_latents)  # It heard what came before.
   with pytest.raises(ValueError, match='video has 3 frames, and a clip of 17 goes on from'):
