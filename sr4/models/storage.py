@@ -66,7 +66,7 @@ def stored(name: str, layer: linear.Linear, kernel: jax.Array) -> dict[str, jax.
   like = shape_of(layer.kernel)
   if layer.scale is None:
     return {name: jax.device_put(kernel.astype(like.dtype), like.sharding)}
-  narrow, scale = narrowed(kernel, layer.eqn)
+  narrow, scale = narrowed(kernel, layer.summed[1])
   return {
     name: jax.device_put(narrow, like.sharding),
     name.removesuffix('kernel') + 'scale': jax.device_put(scale, shape_of(layer.scale).sharding),
@@ -74,16 +74,15 @@ def stored(name: str, layer: linear.Linear, kernel: jax.Array) -> dict[str, jax.
 
 
 @jax.jit(static_argnums=1)
-def narrowed(kernel: jax.Array, eqn: str) -> tuple[jax.Array, jax.Array]:
-  """(float8 [depth ...], fp32 powers of two as the layer's bias), whose product is the kernel."""
-  inputs, outputs = eqn.split('->')
-  axes = inputs.split(',')[1]
-  summed = tuple(1 + i for i, axis in enumerate(axes) if axis not in outputs)
+def narrowed(kernel: jax.Array, summed: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+  """(float8 [depth ...], fp32 powers of two as the layer's bias), whose product is the kernel.
+
+  `summed`: the axes of a layer's kernel that its product contracts.
+  """
+  summed = tuple(1 + axis for axis in summed)
   most = jnp.max(jnp.abs(kernel), summed, keepdims=True)
   narrow = WEIGHTS['float8']
   # 2^e from the exponent of the largest: it, and so all others, fit.
   _, exponent = jnp.frexp(most / float(jnp.finfo(narrow).max))
   scale = jnp.ldexp(jnp.float32(1), exponent)
-  kept = [axis for axis in axes if axis in outputs]
-  order = [0] + [1 + kept.index(axis) for axis in outputs if axis in kept]
-  return (kernel / scale).astype(narrow), jnp.squeeze(scale, summed).transpose(order)
+  return (kernel / scale).astype(narrow), jnp.squeeze(scale, summed)

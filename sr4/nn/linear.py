@@ -16,31 +16,36 @@ class Linear(nnx.Module):
   eqn is 'input,kernel->output', such as 'bsd,dxnk->xbsnk'.  The bias has the axes of the kernel
   that reach the output.  The kernel is drawn with variance 1/fan-in, or is zero.  One that is
   stored in float8 has a scale, as the bias, for what comes out (models/storage.py).
+
+  The product takes the kernel as it lies, and what is turned to the output's order is the small
+  result: an einsum would turn the kernel, which on the CPU is a copy of it at every step.
   """
 
   def __init__(self, eqn: str, shape, spec, *, dtype, rngs: nnx.Rngs, zero: bool = False):
     operands, out = eqn.split('->')
-    kernel = operands.split(',')[1]
+    inputs, kernel = operands.split(',')
     size, layout = dict(zip(kernel, shape)), dict(zip(kernel, spec))
-    fan_in = math.prod(size[axis] for axis in kernel if axis not in out)
-    kept = [axis for axis in out if axis in kernel]
+    summed = [axis for axis in kernel if axis not in out]
+    kept = [axis for axis in kernel if axis in out]
     # fsdp splits a contracted axis; a bias is too small to split by it.
     bias_spec = [None if sharding.collected(layout[axis]) else layout[axis] for axis in kept]
+    fan_in = math.prod(size[axis] for axis in summed)
     draw = jax.random.normal(rngs.params(), shape, out_sharding=P(*spec)) * fan_in**-0.5
     self.kernel = nnx.Param(jnp.zeros_like(draw) if zero else draw)
     self.bias = nnx.Param(jnp.zeros([size[axis] for axis in kept], out_sharding=P(*bias_spec)))
     self.scale = None
     self.eqn, self.dtype = eqn, dtype
-    self.expand = tuple(axis in kernel for axis in out)
+    self.summed = tuple(tuple(axes.index(axis) for axis in summed) for axes in (inputs, kernel))
+    made = [axis for axis in inputs if axis not in summed] + kept
+    self.turn = tuple(made.index(axis) for axis in out)
 
   def __call__(self, x: jax.Array, out: P | None = None) -> jax.Array:
     """`out` is the output's layout, needed where the contracted axis is split (tensor parallel)."""
     kernel = sharding.gathered(self.kernel[...].astype(self.dtype), x)
-    y = jnp.einsum(self.eqn, x.astype(self.dtype), kernel, out_sharding=out)
+    made = None if out is None else P(*(out[self.turn.index(i)] for i in range(len(self.turn))))
+    with jax.named_scope(self.eqn):
+      contract = self.summed, ((), ())
+      y = jax.lax.dot_general(x.astype(self.dtype), kernel, contract, out_sharding=made)
     if self.scale is not None:
-      y = y * self._of_output(self.scale)
-    return y + self._of_output(self.bias)
-
-  def _of_output(self, x) -> jax.Array:
-    """A bias or a scale, with the axes of the output."""
-    return x[...].astype(self.dtype)[tuple(slice(None) if keep else None for keep in self.expand)]
+      y = y * self.scale[...].astype(self.dtype)
+    return (y + self.bias[...].astype(self.dtype)).transpose(self.turn)
