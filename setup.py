@@ -18,6 +18,7 @@ CORE = [
   'jaxtyping>=0.3',
   'av>=15.0',
   'soxr>=0.5',
+  'scipy>=1.13',
   'tensorboardX>=2.6',  # TensorBoard's files without TensorFlow.
   'tqdm>=4.66',
 ]

@@ -36,6 +36,7 @@ class Coded:
   clip: int = 0
   sound: int = 0
   voice: str = ''  # the kind of reference that this sound comes with
+  at: np.ndarray | None = None  # int32 [k], which frames the keyframes are (core/batch.py)
 
   @property
   def has_video(self) -> bool:
@@ -122,6 +123,8 @@ def to_bytes(coded: Coded) -> bytes:
     for view, (text, at) in views.items():
       arrays[f'text_{len(texts)}'], arrays[f'at_{len(texts)}'] = bits(text), at.astype(np.int32)
       texts.append([caption, list(view)])
+  if coded.at is not None:
+    arrays['at'] = coded.at.astype(np.int32)
   meta = {
     'schema': record_lib.SCHEMA,
     'codec': CODEC,
@@ -159,4 +162,5 @@ def from_bytes(data: bytes) -> Coded:
     clip=meta['clip'],
     sound=meta['sound'],
     voice=meta['voice'],
+    at=arrays.get('at'),
   )

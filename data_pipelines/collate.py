@@ -72,7 +72,7 @@ def shapes(rows: int, size: Size, has: Fields, text, channels: int) -> Clips:
   if size.keyframes:
     high = tuple(side * size.keyframe_scale for side in sides)
     keyframes = Keyframes(
-      media('frames', None, size.keyframes, (*high, 3), np.uint8),
+      media('frames', made.keyframes, size.keyframes, (*high, 3), np.uint8),
       array((size.keyframes,), np.int32),
     )
   if size.low:

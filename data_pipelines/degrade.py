@@ -5,6 +5,7 @@ import fractions
 import av
 import av.filter
 import numpy as np
+from scipy import ndimage
 
 from sr4.core.batch import Low
 
@@ -20,22 +21,22 @@ def degraded(frames: np.ndarray, low: Low, random: np.random.Generator) -> np.nd
   """
   blur, noise = random.random(2) * (BLUR, NOISE) * low.degrade
   stride = (len(frames) - 1) // max(low.frames - 1, 1) or 1
-  filters = [('scale', f'{low.width}:{low.height}:flags=area+accurate_rnd+full_chroma_int')]
+  made = smaller(frames[::stride], low.height, low.width)
   if blur:
-    filters.append(('gblur', f'sigma={blur:.4f}'))
-  made = filtered(frames[::stride], filters)
+    made = ndimage.gaussian_filter(made, (0, blur, blur, 0), mode='nearest', output=np.float32)
   if noise:
-    made = np.clip(np.rint(made + random.normal(0, noise, made.shape)), 0, 255)
-  return made.astype(np.uint8)
+    made = made + noise * random.standard_normal(made.shape, np.float32)
+  return np.clip(np.rint(made), 0, 255).astype(np.uint8)
 
 
-def filtered(frames: np.ndarray, filters) -> np.ndarray:
-  """Frames through FFmpeg's filters, (name, arguments) each."""
-  graph, (height, width) = av.filter.Graph(), frames.shape[1:3]
+def smaller(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+  """uint8 [T H W 3] -> [T height width 3], by FFmpeg."""
+  graph, (rows, columns) = av.filter.Graph(), frames.shape[1:3]
   graph.threads, beat = 1, fractions.Fraction(1)
-  begin = graph.add_buffer(width=width, height=height, format='rgb24', time_base=beat)
-  nodes = [begin, *(graph.add(*x) for x in filters), graph.add('format', 'rgb24')]
-  graph.link_nodes(*nodes, graph.add('buffersink')).configure()
+  begin = graph.add_buffer(width=columns, height=rows, format='rgb24', time_base=beat)
+  scale = graph.add('scale', f'{width}:{height}:flags=area+accurate_rnd+full_chroma_int')
+  nodes = begin, scale, graph.add('format', 'rgb24'), graph.add('buffersink')
+  graph.link_nodes(*nodes).configure()
   made = []
   for i, pixels in enumerate(frames):
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), 'rgb24')

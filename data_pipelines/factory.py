@@ -26,6 +26,7 @@ from sr4.convert import weights
 from sr4.core import captions
 from sr4.core import config as config_lib
 from sr4.core import sharding
+from sr4.core.av import AV
 from sr4.core.batch import Latents
 from sr4.core.batch import Size
 from sr4.core.prompt import Prompt
@@ -47,12 +48,14 @@ class Job:
   views: tuple[tuple[str, ...], ...]  # which of them, task by task
   channels: int  # of the sound
   rate: int
+  time_factor: int  # frames under a latent
 
   @classmethod
-  def of(cls, bucket: loader.BucketConfig, shares, size: Size, audio) -> 'Job':
+  def of(cls, bucket: loader.BucketConfig, shares, size: Size, codecs: AV) -> 'Job':
     shown = [tasks.TASKS[name].references for name in bucket.tasks or (tasks.natural(size),)]
     kinds = tuple(kind for kind in records.KINDS if any(kind in some for some in shown))
-    return cls(size, shares, kinds, tuple(shown), audio.audio_channels, audio.sample_rate)
+    sound = codecs.audio.audio_channels, codecs.audio.sample_rate
+    return cls(size, shares, kinds, tuple(shown), *sound, codecs.video.time_factor)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,8 +99,6 @@ def run(config, bucket: str, out, rows=None, unit: int = 64, threads: int = 2):
     raise config_lib.ConfigError(
       f'config.data.buckets.{bucket}.records={b.records} are latents; name the media'
     )
-  if b.keyframes:
-    raise config_lib.ConfigError(f'bucket {bucket!r} has keyframes, and these are of media alone')
   size = system.size(**b.size())
   kept = system.text if isinstance(system.text, cache.Cached) else None
   if out is None and kept is None:
@@ -106,7 +107,7 @@ def run(config, bucket: str, out, rows=None, unit: int = 64, threads: int = 2):
   folders = loader.Folders(bucket, data.root, b.records)
   for source in folders.sources:
     loader.check_fits(source, size, system.codecs.audio.sample_rate)
-  job = Job.of(b, dataclasses.asdict(data.captions), size, system.codecs.audio)
+  job = Job.of(b, dataclasses.asdict(data.captions), size, system.codecs)
   mesh = sharding.make_mesh(jax.local_devices())
   rows = rows or len(mesh.devices.flat)
   if rows % len(mesh.devices.flat):
@@ -215,7 +216,9 @@ def clips_of(record: records.Record, job: Job) -> list[Clip]:
       continue
     name = record.id if not i else f'{record.id}+{i}'
     cut = records.Record(name, frames, record.fps, samples, job.rate, record.captions, None, kept)
-    clips.append(Clip(cut, dataclasses.replace(row, frames=frames, samples=samples), prompts))
+    # Drawn once and for all; the same, whoever makes the record.
+    parts = tasks.cascade(frames, size, np.random.default_rng(list(name.encode())), job.time_factor)
+    clips.append(Clip(cut, dataclasses.replace(row, samples=samples, **parts), prompts))
   if not clips:
     raise tasks.TaskError('it has neither the frames nor the sound that the bucket wants')
   return clips
@@ -289,6 +292,7 @@ class Maker:
           clip=0 if clip.row.clip is None else len(clip.row.clip),
           sound=0 if clip.row.sound is None else len(clip.row.sound),
           voice=tasks.voice_of(self.job.kinds, clip.record),
+          at=clip.row.at,
         )
 
   def latents(self, rows: list[tasks.Row]) -> list[Latents]:
@@ -300,7 +304,8 @@ class Maker:
 
     def of(row: tasks.Row, i: int) -> Latents:
       mine = jax.tree.map(lambda x: x[i], made)
-      there = Latents(row.frames, row.samples, row.images or None, row.clip, row.sound)
+      media = row.frames, row.samples, row.images or None, row.clip, row.sound, row.low, row.at
+      there = Latents(*media)
       kept = lambda name: getattr(mine, name) if getattr(there, name) is not None else None
       found = Latents(**{name: kept(name) for name in coded_lib.NAMES})
       if found.images is not None:

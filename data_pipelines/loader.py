@@ -64,11 +64,6 @@ class BucketConfig:
     coded = {name.startswith(records.LATENTS) for name in self.records}
     if len(coded) == 2:
       raise ValueError(f'records={self.records}: all are {records.LATENTS}... or none is')
-    if True in coded and (self.keyframes or self.low):
-      raise ValueError(
-        f'records={self.records} with keyframes={self.keyframes} and low={self.low}: keyframes and '
-        'low clips are made of media alone'
-      )
 
   @property
   def coded(self) -> bool:
@@ -165,10 +160,10 @@ class Loader:
           tasks.check(task, sizes[name], [source.manifest for source in folders.sources])
         except tasks.TaskError as error:
           raise DataError(f'bucket {name!r}: {error}') from error
-        if name in self.coded and task not in tasks.OF_LATENTS:
+        if name in self.coded and task not in (known := tasks.of_latents(sizes[name])):
           raise DataError(
             f'bucket {name!r}: task {task!r} hides a part of the frames, so it reads these; give '
-            f'it records of media (with latents there are {", ".join(tasks.OF_LATENTS)})'
+            f'it records of media (with latents there are {", ".join(known)})'
           )
     self.schedule = buckets.Schedule(
       seed,

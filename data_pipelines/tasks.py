@@ -93,10 +93,15 @@ class Row:
   text: tuple[np.ndarray, np.ndarray] | None = None  # embeddings [v e], their places int32 [v]
 
 
-# Tasks whose condition is made of whole latents: the others need pixels, some hidden.
-OF_LATENTS = tuple(
-  name for name, task in TASKS.items() if task.known in (None, masks.first, masks.prefix)
-)
+def of_latents(size: Size) -> tuple[str, ...]:
+  """Tasks that latents suffice for: the condition of the others is made of pixels, some hidden.
+
+  A Refiner is told what is known as the source's latents, of any region; but an edit's is the
+  record's own, which is not kept.
+  """
+  whole = None, masks.first, masks.prefix
+  fits = lambda task: task.known in whole or (size.low and task.known != masks.around_moving)
+  return tuple(name for name, task in TASKS.items() if fits(task))
 
 
 def natural(size: Size) -> str:
@@ -154,25 +159,32 @@ def make(name: str, record: records.Record, size: Size, random, time_factor: int
     known = task.known(random, size, time_factor)
     if name == 'edit' and mask is not None:
       known = ~mask
-  keyframes = at = None
-  if size.keyframes and frames is not None:
+  return Row(
+    samples=samples,
+    known=known,
+    clean=task.clean,
+    **cascade(frames, size, random, time_factor),
+    **shown(task.references, record, size, channels),
+  )
+
+
+def cascade(frames: np.ndarray | None, size: Size, random, time_factor: int) -> dict:
+  """{field of Row: value}: frames, and with them what the two models of a cascade learn from.
+
+  Args:
+    frames: uint8 [T H*scale W*scale 3].
+  """
+  if frames is None:
+    return {}
+  keyframes = at = low = None
+  if size.keyframes:
     latents = random.permutation(1 + (size.frames - 1) // time_factor)[: size.keyframes]
     at = np.sort(latents).astype(np.int32) * time_factor
     keyframes, frames = frames[at], stills.shrunk(frames, size.keyframe_scale)
-  low = None
-  if size.low and frames is not None:
+  if size.low:
     low = degrade.degraded(frames, size.low, random)
     at = chosen(size.low, random, time_factor)
-  return Row(
-    frames,
-    samples,
-    known,
-    clean=task.clean,
-    keyframes=keyframes,
-    at=at,
-    low=low,
-    **shown(task.references, record, size, channels),
-  )
+  return dict(frames=frames, keyframes=keyframes, at=at, low=low)
 
 
 def chosen(low: Low, random, time_factor: int) -> np.ndarray | None:
@@ -201,11 +213,13 @@ def made(name: str, coded: coded_lib.Coded, size: Size, random, time_factor: int
   sound = coded.sound if coded.voice in kinds else 0  # samples
   # In place of media that nobody decodes: as long, and of no width, so that masks can be made.
   none = lambda length: np.empty((length, 0), np.uint8) if length else None
+  random.random()  # Where `make` would cut: what it draws after it is the same here.
   return Row(
     none(size.frames) if video else None,
     none(size.samples) if audio else None,
     task.known(random, size, time_factor) if task.known and video else None,
     clean=task.clean,
+    at=coded.at if video else None,
     images=() if images is None else tuple(map(none, [1] * len(images))),
     clip=none(clip),
     sound=none(sound),
@@ -215,6 +229,8 @@ def made(name: str, coded: coded_lib.Coded, size: Size, random, time_factor: int
       images=images,
       clip=has.clip if clip else None,
       sound=has.sound if sound else None,
+      low=has.low if video else None,
+      keyframes=has.keyframes if video else None,
     ),
   )
 

@@ -45,6 +45,15 @@ def test_copies_suffer_as_much_as_they_are_told_and_as_drawn():
   assert 0 < error(3, 0.2) < error(3, 1.0) and error(3, 1.0) == error(3, 1.0) != error(4, 1.0)
 
 
+@pytest.mark.parametrize('sides', [(16, 16), (30, 52)])
+def test_copies_are_the_same_each_time(sides):
+  """FFmpeg's gblur is not, of frames of 16 x 16."""
+  low = Low(5, *sides)
+  clip = np.random.default_rng(0).integers(0, 256, (9, 32, 64, 3), np.uint8)
+  one, *others = (degrade.degraded(clip, low, np.random.default_rng(1)) for _ in range(20))
+  assert all(np.array_equal(one, other) for other in others)
+
+
 def test_keyframes_are_at_the_ends_of_latents_and_sometimes_missing():
   random = np.random.default_rng(0)
   draws = [tasks.chosen(SIZE.low, random, 4) for _ in range(400)]

@@ -84,7 +84,7 @@ class Latents:
   clip: Array | None = None  # [b t h w c] of References.frames
   sound: Array | None = None  # [b l c] of References.samples
   low: Array | None = None  # [b t h w c] of Clips.low
-  keyframes: Array | None = None  # [b k h w c] of a Refiner's, each a clip of its own
+  keyframes: Array | None = None  # [b k h w c], each a clip of its own
 
 
 @jax.tree_util.register_dataclass

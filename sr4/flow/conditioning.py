@@ -35,7 +35,7 @@ def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
   latents = coded(codecs, size, clips)
   video = (latents.video,) if size.frames else ()
   if size.keyframes:
-    video += (segments.encoded(codecs.video, clips.keyframes.frames, each=True),)
+    video += (latents.keyframes,)
   audio = (latents.audio,) if size.samples else ()
   learnt = clips.present
   if clips.clean is not None:
@@ -49,15 +49,14 @@ def encode(codecs: AV, size: Size, patch, clips: Clips) -> Batch:
 
 
 def coded(codecs: AV, size: Size, clips: Clips) -> Latents:
-  """Latents of all media but a base model's keyframes, fp32: made ahead, or made now; None: there
-  are no such media."""
+  """Latents of all media, fp32: made ahead, or made now; None: there are no such media."""
 
   def of(name, codec, media, each=False):
     if (made := getattr(clips.latents, name)) is not None:
       return made.astype(jnp.float32)
     return None if media is None else segments.encoded(codec, media, each)
 
-  keyframes = None
+  keyframes = clips.keyframes and clips.keyframes.frames
   if size.low and size.low.keyframes and clips.frames is not None:
     places = jnp.maximum(clips.keyframes.at, 0) * refining.stride(size)
     keyframes = on_rows(lambda x, at: jax.vmap(lambda x, at: x[at])(x, at))(clips.frames, places)
@@ -90,7 +89,7 @@ def condition(codecs: AV, size: Size, patch, clips: Clips, latents: Latents) -> 
     clips: with embeddings of their prompts.  Of media only those are needed of which something is
       known; where these are latents, whole frames from the first on.
     latents: of references, of a Refiner's low clip and keyframes, and, where something is known and
-      there are no frames, of the clip.
+      there are no frames, of the clip and its keyframes.
   """
   rows = clips.text.shape[0]
   at = frames = None
@@ -101,11 +100,11 @@ def condition(codecs: AV, size: Size, patch, clips: Clips, latents: Latents) -> 
   if size.low:
     video = (*before.video, refining.video(codecs.video, size, patch, latents, at, clips.known))
   elif size.frames:
-    shown = latents.video if clips.frames is None else clips.frames
-    clip = segments.video(codecs.video, size, patch, rows, shown, clips.known)
-    video = (*before.video, clip)
+    given = clips.frames, clips.known, latents.video
+    video = (*before.video, segments.video(codecs.video, size, patch, rows, *given))
   if size.keyframes:
-    video += (segments.keyframes(codecs.video, size, patch, at, frames, clips.known),)
+    given = frames, clips.known, latents.keyframes
+    video += (segments.keyframes(codecs.video, size, patch, at, *given),)
   if size.samples:
     length = codecs.audio.latent_length(size.samples)
     positions = over_rows(segments.audio_positions(length, codecs.audio.rate), rows)

@@ -46,34 +46,37 @@ def keyframes_at(size: Size, time_factor: int) -> tuple[int, ...]:
   return tuple(round(i * last / spread) * time_factor for i in range(size.keyframes))
 
 
-def video(codec, size: Size, patch, rows: int, frames=None, known=None) -> Segment:
+def video(codec, size: Size, patch, rows: int, frames=None, known=None, made=None) -> Segment:
   """The clip: I and M of Eq. 7, all unknown where `known` is None.
 
   Args:
-    frames: uint8, or float in [-1, 1], [b T H W 3], or the latents of such, [b t h w c].
-    known: bool [b T H W] or [b T 1 1]; of latents, frames under whole latents from the first on.
+    frames: uint8, or float in [-1, 1], [b T H W 3]; None: what is known is in `made`.
+    known: bool [b T H W] or [b T 1 1]; without frames, those under whole latents from the first on.
+    made: latents of the frames [b t h w c].
   """
   sides = size.frames, size.height, size.width
   if known is None:
     latent, mask = unknown(codec, *sides, rows)
-  elif frames.shape[1:4] == sides:
+  elif frames is not None:
     latent, mask = reveal(codec, frames, known)
   else:
-    latent, mask = begun(codec.black(*sides), frames, known, codec.time_factor)
+    latent, mask = begun(codec.black(*sides), made, known, codec.time_factor)
   seconds = codec.time_factor / size.fps
   positions = over_rows(video_positions(latent.shape[1:-1], patch, seconds), rows)
   return Segment(latent, mask, positions, everywhere(positions))
 
 
-def keyframes(codec, size: Size, patch, at, frames=None, known=None) -> Segment:
+def keyframes(codec, size: Size, patch, at, frames=None, known=None, made=None) -> Segment:
   """High-resolution keyframes, each a picture of its own, at the places of the clip they refine.
 
   Positions are those of the clip: the seconds of the frame, and its own rows and columns, a
   `keyframe_scale`-th of a low-resolution patch apart.
 
   Args:
-    at: int [b k], which frames of the clip; frames: as a clip's, [b k H*scale W*scale 3].
-    known: of the clip, bool [b T H W] or [b T 1 1]; None: nothing is.
+    at: int [b k], which frames of the clip.
+    frames: as a clip's, [b k H*scale W*scale 3]; None: what is known is in `made`.
+    known: of the clip, bool [b T H W] or [b T 1 1], without frames [b T 1 1]; None: nothing is.
+    made: latents of each keyframe [b k h w c].
   """
   (rows, count), scale = at.shape, size.keyframe_scale
   height, width = keyframe_sides(size)
@@ -86,7 +89,12 @@ def keyframes(codec, size: Size, patch, at, frames=None, known=None) -> Segment:
       known = jnp.take_along_axis(known, at[:, :, None, None], 1)
       return jnp.repeat(jnp.repeat(known, scale, 2), scale, 3) if known.shape[2] > 1 else known
 
-    latent, mask = each_frame(lambda f, k: reveal(codec, f, k), frames, on_rows(shown)(known, at))
+    known = on_rows(shown)(known, at)
+    if frames is not None:
+      latent, mask = each_frame(lambda f, k: reveal(codec, f, k), frames, known)
+    else:
+      one = lambda z, known: begun(codec.black(1, height, width), z, known, codec.time_factor)
+      latent, mask = each_frame(one, made, known)
 
   def places(at):
     grid = video_positions((count, *latent.shape[2:-1]), patch, 1.0)

@@ -16,6 +16,7 @@ import pytest
 from data_pipelines import factory
 from data_pipelines import loader
 from data_pipelines import records
+from data_pipelines import tasks
 from data_pipelines import units
 from sr4.convert import weights
 from sr4.core import config as config_lib
@@ -84,7 +85,7 @@ def visible(batch):
     seen = seen.reshape(rows, length, *(1,) * (segment.known.ndim - 2))
     return dataclasses.replace(segment, known=np.where(seen, segment.known, 0))
 
-  segments = AV(*(tuple(map(one, of)) for of in cond.segments))
+  segments = AV(*(of and tuple(map(one, of)) for of in cond.segments))
   text = np.where(cond.text_valid[..., None], cond.text, 0)
   return dataclasses.replace(batch, cond=dataclasses.replace(cond, segments=segments, text=text))
 
@@ -162,6 +163,65 @@ def test_references_and_what_an_encoder_sees_of_them(tmp_path):
   now = batches(config, system)
   alike(ahead, now)
   assert len({row.tobytes() for row in now[0].cond.text_valid}) > 1
+
+
+def _large(i: int) -> records.Record:
+  made = _record(i)
+  pixels = np.random.default_rng(i).integers(0, 256, (9, 32, 32, 3), np.uint8)
+  return dataclasses.replace(made, frames=pixels, samples=None)
+
+
+CASCADE = {
+  'a base model, which makes two frames larger': (
+    dict(frames=9, keyframes=3, keyframe_scale=2, tasks={'t2v': 1, 'i2v': 1}),
+    {},
+  ),
+  'a Refiner': (
+    dict(frames=9, height=32, width=32, sound=False, tasks={'t2v': 1, 'i2v': 1, 'inpaint': 2})
+    | dict(low=dict(frames=5, height=16, width=16, keyframes=2, degrade=0.0)),
+    dict(audio=False),
+  ),
+}
+
+
+@pytest.mark.parametrize('name', CASCADE)
+def test_both_models_of_a_cascade(name, tmp_path, monkeypatch):
+  """Where all latents have keyframes, and nothing is degraded, nothing is drawn for good."""
+  monkeypatch.setattr(tasks, 'NO_KEYFRAMES', 0.0)
+  bucket, model = CASCADE[name]
+  records.write(tmp_path / 'large', map(_large, range(8)))
+  config = changed(small_run.config(tmp_path), records=('large',), **bucket)
+  config.model.update(model)
+  factory.run(config, 'clips', str(tmp_path / 'made'))
+  coded = records.open('latents:made', str(tmp_path))[0]
+  assert (
+    coded.latents.keyframes.shape[1:3] == (8, 8) and coded.at.tolist() == [0, 4, 8][: len(coded.at)]
+  )
+  system = system_lib.build(config)
+  ahead = batches(changed(config, records=('latents:made',)), system)
+  now = batches(config, system)
+  alike(ahead, now)
+  known = [np.asarray(x.cond.segments.video[-1].mask) for x in now]
+  assert any(x.any() for x in known) and not all(x.all() for x in known)
+
+
+def test_what_a_cascade_draws_is_drawn_once_for_a_record(tmp_path):
+  bucket, model = CASCADE['a Refiner']
+  records.write(tmp_path / 'large', map(_large, range(8)))
+  config = changed(small_run.config(tmp_path), records=('large',), **bucket)
+  config.model.update(model)
+  config.data.buckets.clips.low.update(keyframes=1, degrade=1.0)
+  for name, rows in (('one', 8), ('two', 16)):
+    factory.run(config, 'clips', str(tmp_path / name), rows=rows)
+  one, two = (list(records.Source(tmp_path / name)) for name in ('one', 'two'))
+  near = lambda a, b: np.testing.assert_allclose(np.float32(a), np.float32(b), atol=0.02)
+  for a, b in zip(one, two):
+    near(a.latents.low, b.latents.low)
+    assert a.at == b.at
+  assert len({int(x.at[0]) for x in one}) > 1
+  refused = changed(config, records=('latents:one',), tasks={'edit': 1})
+  with pytest.raises(loader.DataError, match="task 'edit' hides a part.*inpaint"):
+    data.make_loader(refused, system_lib.build(config), 0)
 
 
 def test_it_trains(home, tmp_path):
@@ -299,7 +359,6 @@ def test_what_cannot_be_is_told_before_any_work(home, tmp_path):
   for bucket, change, told in (
     ('other', {}, '--bucket=other is not among clips'),
     ('clips', dict(records=('latents:made',)), 'are latents; name the media'),
-    ('clips', dict(keyframes=1), 'has keyframes'),
     ('clips', dict(height=32), 'the bucket wants'),
   ):
     with pytest.raises((config_lib.ConfigError, loader.DataError), match=told):

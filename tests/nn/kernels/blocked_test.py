@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sr4.core import sharding
 from sr4.nn import attention
 from sr4.nn.kernels import blocked
 
@@ -56,4 +57,21 @@ def test_long_streams_take_it_and_no_room_for_all_logits():
   logits = 2 * 3 * 4096 * 4096 * 4
   assert room(attention.local) < logits / 8 < logits < room(attention.plain)
   learn = lambda way: jax.grad(lambda *x: jnp.sum(way(*x)), (0, 1, 2))
-  assert room(learn(functools.partial(attention.local, kept=False))) < logits / 8
+  local = functools.partial(attention.local, kept=False)
+  keeps_all = jax.checkpoint(local, policy=jax.checkpoint_policies.everything_saveable)
+  for way in local, keeps_all:
+    assert room(learn(way)) < logits / 8
+
+
+def test_on_a_mesh(relative):
+  x = inputs(1024, 1024, n=4)
+  loss = lambda *x: jnp.sum(jnp.sin(attention.attend(*([part] for part in x))[0]))
+  run = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+  one, gradients = run(*x)
+  with jax.set_mesh(sharding.make_mesh(fsdp=2, seq=2, tensor=2)):
+    place = lambda x, spec: jax.device_put(x, jax.NamedSharding(jax.sharding.get_mesh(), spec))
+    placed = [place(part, sharding.LONG.heads) for part in x[:3]]
+    two, found = run(*placed, place(x[3], sharding.ROWS))
+    assert relative(two, one) < 1e-6
+    for a, b in zip(found, gradients):
+      assert relative(a, b) < 1e-6
