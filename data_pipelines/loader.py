@@ -176,6 +176,11 @@ class Loader:
     buckets.check_hosts(self.schedule, hosts)
     self.dropped, self.bad, self.seen = dropped, 0, 0
 
+  @property
+  def media(self) -> bool:
+    """Does any bucket read media?"""
+    return len(self.coded) < len(self.folders)
+
   def __call__(self, start: int, stop: int) -> Iterator[tuple[int, int, Clips]]:
     """Batches of the steps [start, stop)."""
     steps = grain.MapDataset.range(start, stop).map(self.batch)

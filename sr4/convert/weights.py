@@ -24,17 +24,21 @@ from sr4.models.text import qwen_vl
 RANDOM = 'random'
 
 
-def load(system: system_lib.System) -> system_lib.System:
+def load(system: system_lib.System, media: bool = True) -> system_lib.System:
   """The system with weights in place of their shapes, laid out on the mesh that is set.
 
+  Args:
+    media: whether there will be any, or prompts.  Where latents and embeddings are all that is
+      read, the video codec alone is loaded, for what it makes of black frames.
   Raises:
     ConfigError: a part has weights and its config names no file.
     ConvertError, FileError: of the file.
   """
   with sharding.default_mesh():
     like = system.placed()
-    codecs = AV(video(like.codecs.video), audio(like.codecs.audio))
-    return dataclasses.replace(system, codecs=codecs, text=text(like.text))
+    others = like.codecs.audio, like.text
+    heard, read = (audio(others[0]), text(others[1])) if media else map(tree.without_leaves, others)
+    return dataclasses.replace(system, codecs=AV(video(like.codecs.video), heard), text=read)
 
 
 def text(like):

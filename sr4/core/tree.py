@@ -32,6 +32,11 @@ def count(tree) -> int:
   return sum(x.size for x in jax.tree.leaves(tree))
 
 
+def without_leaves(tree):
+  """The tree with None in place of each leaf: what it knows besides arrays."""
+  return jax.tree.map(lambda _: None, tree)
+
+
 def abstract(fn, *args):
   """Shapes, dtypes and concrete layouts of fn(*args), without running it."""
   mesh = jax.sharding.get_mesh()

@@ -11,6 +11,7 @@ from typing import Protocol
 from flax import nnx
 import jax
 
+from sr4.core import tree
 from sr4.models import audio_vae
 from sr4.models import dct
 from sr4.models import kinds
@@ -79,6 +80,13 @@ def remembering(codec: VideoCodec, sizes) -> VideoCodec:
   if not jax.tree.leaves(codec) or not sizes:
     return codec
   return Remembering(codec, {' '.join(map(str, size)): codec.black(*size) for size in sizes})
+
+
+def without_weights(codec: VideoCodec) -> VideoCodec:
+  """The codec with no weights but what it remembers."""
+  if isinstance(codec, Remembering):
+    return dataclasses.replace(codec, codec=tree.without_leaves(codec.codec))
+  return tree.without_leaves(codec)
 
 
 def wan(config: video_vae.Config) -> video_vae.VideoVAE:

@@ -8,6 +8,7 @@ import jax
 
 from sr4.core import config as config_lib
 from sr4.core import sharding
+from sr4.core import tree
 from sr4.core.av import AV
 from sr4.core.batch import Clips
 from sr4.core.batch import Low
@@ -49,6 +50,14 @@ class System:
     remember = lambda video: codec.remembering(video, blacks(sizes))
     run = jax.jit(jax.sharding.auto_axes(remember, out_sharding=sharding.REPLICATED))
     return dataclasses.replace(self, codecs=self.codecs._replace(video=run(self.codecs.video)))
+
+  def without_weights(self) -> 'System':
+    """The system with no weights but what it remembers: all that steps on latents take."""
+    return dataclasses.replace(
+      self,
+      codecs=AV(codec.without_weights(self.codecs.video), tree.without_leaves(self.codecs.audio)),
+      text=tree.without_leaves(self.text),
+    )
 
   def made(self) -> dict[str, str]:
     """What latents and embeddings of its parts follow from, by part."""

@@ -140,7 +140,9 @@ def run(
     with log.span('training_prep'):
       say(load.table(system.tokens, c.train.steps, jax.device_count()))
       say(f'compiled programs are kept in {cache}' if cache else 'no compiled programs are kept')
-      system = weights.load(system).remembering(b.size for b in load.schedule.buckets)
+      media = load.media or c.preview.every
+      system = weights.load(system, media).remembering(b.size for b in load.schedule.buckets)
+      system = system if media else system.without_weights()
       ready = prepare(config, c, system, load, saves, workdir, log)
     state = train(c, ready, workdir, progress, stop, trace, log, saves)
   say(f'step {int(state.step)} of {c.train.steps} is saved in {saves.directory}')

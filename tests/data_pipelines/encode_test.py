@@ -21,6 +21,7 @@ from data_pipelines import units
 from sr4.convert import weights
 from sr4.core import config as config_lib
 from sr4.core import sharding
+from sr4.core import tree
 from sr4.core.av import AV
 from sr4.core.prompt import Prompt
 from sr4.flow import conditioning
@@ -230,6 +231,35 @@ def test_it_trains(home, tmp_path):
   loop.run(config, str(tmp_path), progress=False)
   rows = metrics.read(str(tmp_path / 'metrics.jsonl'))
   assert len(rows) == 4 and all(np.isfinite(row['loss']) for row in rows)
+
+
+def test_a_run_on_latents_has_no_other_weights(home, tmp_path, monkeypatch):
+  """Neither encoder nor vocoder are read, nor do steps hold more of the VAE than black latents."""
+  path, config = home
+  small_text.write(tmp_path / 'qwen')
+  config = ml_collections.ConfigDict(config.to_dict())
+  config.text = ml_collections.ConfigDict(
+    small_text.FIELDS | dict(name='qwen3-vl-8b', weights=str(tmp_path / 'qwen'))
+  )
+  config.video_codec = ml_collections.ConfigDict(
+    dict(name='wan2.1', weights='random', width=8, channels=4, mean=(0.0,) * 4, std=(1.0,) * 4)
+  )
+  factory.run(config, 'clips', str(tmp_path / 'made'))
+  config = changed(config, records=('latents:made',), tasks={'i2v': 1})
+  config.data.root, given = str(tmp_path), []
+  records.write(tmp_path / 'clips', records.open('clips', str(path)))
+  loaded = weights.load(system_lib.build(config))
+  assert all(map(jax.tree.leaves, (loaded.text, loaded.codecs.video)))
+  train = loop.train
+  monkeypatch.setattr(
+    loop, 'train', lambda c, ready, *args: given.append(ready.given[0]) or train(c, ready, *args)
+  )
+  monkeypatch.setattr(weights, 'text', lambda like: pytest.fail('the encoder is loaded'))
+  config.validate = ml_collections.ConfigDict(dict(every=2, batches=1, root=str(tmp_path)))
+  loop.run(config, str(tmp_path / 'run'), progress=False)
+  held = {name: x.shape for name, x in tree.to_flat(given[0]).items()}
+  assert list(held) == ['codecs.video.blacks.5 16 16']
+  assert len(metrics.read(str(tmp_path / 'run' / 'metrics.jsonl'))) >= 4
 
 
 def test_statistics_are_those_of_the_latents(home):
