@@ -73,7 +73,10 @@ def measure(args):
     made = np.stack([clip.latents['video'] for clip in made])
     return np.asarray(segments.to_uint8(segments.decoded(system.codecs.video, made)))
 
-  print('| | all frames | at keyframes | inserted frames |\n|---|---|---|---|')
+  stride, keyed = refining.stride(size), np.zeros(size.frames, bool)
+  keyed[np.array(at) * stride] = True
+  inserted = np.arange(size.frames) % stride > 0
+  print("| | all frames | at keyframes | the low clip's others | inserted |\n|---|---|---|---|---|")
   for name, frames in (
     ('the codec alone', best),
     ('interpolated', linear),
@@ -82,8 +85,7 @@ def measure(args):
     ('refined, none', refined(None)),
   ):
     shown = psnr(np.asarray(frames, np.float64), truth)
-    stride = refining.stride(size)
-    places = [shown, shown[:, np.array(at) * stride], shown[:, 1::stride]]
+    places = [shown, shown[:, keyed], shown[:, ~keyed & ~inserted], shown[:, inserted]]
     print(f'| {name} | ' + ' | '.join(f'{x.mean():.2f}' for x in places) + ' |', flush=True)
   known = [masks.around(np.random.default_rng(i), size, 4) for i in range(len(given))]
   rows = [
