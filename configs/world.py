@@ -111,7 +111,7 @@ def refiner(config: ml_collections.ConfigDict):
   large = dict(records=('clips/33x32x32',), frames=33, height=32, width=32, fps=32.0, sound=False)
   tasks = dict(t2v=0.85, i2v=0.05, inpaint=0.05, edit=0.05)
   config.update(CASCADE)
-  config.model.audio = False
+  config.model.update(audio=False, video_rate=8.0)  # One unit of rotary time a latent, of 32 fps.
   config.data.buckets = dict(refiner=large | dict(rows=4, low=low, tasks=tasks))
   config.data.root = 'out/refiner/data'
   # Near noise is where the low clip is all that tells of the large one.
