@@ -12,7 +12,6 @@ from data_pipelines import loader
 from data_pipelines import tasks
 from sr4.core import config as config_lib
 from sr4.core.batch import Latents
-from sr4.flow import segments
 from sr4.models import system as system_lib
 
 
@@ -55,11 +54,10 @@ def latents(system: system_lib.System, size) -> Latents:
   """Of shapes in bf16, without rows."""
   video, audio = system.codecs
   array = lambda shape: jax.ShapeDtypeStruct(tuple(shape), jnp.bfloat16)
-  frames = lambda count: video.latent_shape(count, size.height, size.width)
+  frames = lambda count, scale=1: video.latent_shape(count, size.height * scale, size.width * scale)
   sound = lambda samples: (audio.latent_length(samples), audio.channels)
   low = size.low
   keyframes = size.keyframes or (low.keyframes if low else 0)
-  large = video.latent_shape(1, *segments.keyframe_sides(size)) if keyframes else ()
   return Latents(
     video=array(frames(size.frames)) if size.frames else None,
     audio=array(sound(size.samples)) if size.samples else None,
@@ -67,7 +65,7 @@ def latents(system: system_lib.System, size) -> Latents:
     clip=array(frames(size.reference_frames)) if size.reference_frames else None,
     sound=array(sound(size.reference_samples)) if size.reference_samples else None,
     low=array(video.latent_shape(low.frames, low.height, low.width)) if low else None,
-    keyframes=array((keyframes, *large[1:])) if keyframes else None,
+    keyframes=array((keyframes, *frames(1, size.keyframe_scale)[1:])) if keyframes else None,
   )
 
 
