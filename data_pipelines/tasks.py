@@ -213,7 +213,7 @@ def made(name: str, coded: coded_lib.Coded, size: Size, random, time_factor: int
   sound = coded.sound if coded.voice in kinds else 0  # samples
   # In place of media that nobody decodes: as long, and of no width, so that masks can be made.
   none = lambda length: np.empty((length, 0), np.uint8) if length else None
-  random.random()  # Where `make` would cut: what it draws after it is the same here.
+  random.random()  # `make` draws where it cuts; so the mask after it is the same here.
   return Row(
     none(size.frames) if video else None,
     none(size.samples) if audio else None,

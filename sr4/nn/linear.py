@@ -36,16 +36,20 @@ class Linear(nnx.Module):
     self.scale = None
     self.eqn, self.dtype = eqn, dtype
     self.summed = tuple(tuple(axes.index(axis) for axis in summed) for axes in (inputs, kernel))
-    made = [axis for axis in inputs if axis not in summed] + kept
-    self.turn = tuple(made.index(axis) for axis in out)
+    # A product has the input's axes and then the kernel's; turned, it has those of the output.
+    product = [axis for axis in inputs if axis not in summed] + kept
+    self.turn = tuple(product.index(axis) for axis in out)
 
   def __call__(self, x: jax.Array, out: P | None = None) -> jax.Array:
     """`out` is the output's layout, needed where the contracted axis is split (tensor parallel)."""
     kernel = sharding.gathered(self.kernel[...].astype(self.dtype), x)
-    made = None if out is None else P(*(out[self.turn.index(i)] for i in range(len(self.turn))))
+    if out is not None:  # As the product's axes lie, before they are turned.
+      out = P(*(out[self.turn.index(axis)] for axis in range(len(self.turn))))
     with jax.named_scope(self.eqn):
-      contract = self.summed, ((), ())
-      y = jax.lax.dot_general(x.astype(self.dtype), kernel, contract, out_sharding=made)
+      no_batch = (), ()
+      y = jax.lax.dot_general(
+        x.astype(self.dtype), kernel, (self.summed, no_batch), out_sharding=out
+      )
     if self.scale is not None:
       y = y * self.scale[...].astype(self.dtype)
     return (y + self.bias[...].astype(self.dtype)).transpose(self.turn)

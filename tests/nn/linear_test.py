@@ -61,3 +61,13 @@ def test_layouts(eqn, shape, spec, x_shape, bias_shape, relative):
     placed = jax.device_put(x, heads if eqn.startswith('bsnk') else P(('data', 'fsdp')))
     out = layer(placed, P(('data', 'fsdp'), None, None) if eqn.startswith('bsnk') else None)
     assert relative(out, on_one) < 1e-6
+
+
+def test_the_layout_asked_for_is_that_of_the_output():
+  """Of a product whose axes are turned."""
+  x = np.random.default_rng(0).standard_normal((4, 3, 6), dtype=np.float32)
+  wanted = P(None, ('data', 'fsdp'), None, 'tensor', None)
+  with jax.set_mesh(sharding.make_mesh(fsdp=2, tensor=2)):
+    layer = _linear(*CASES[1][:3])
+    out = layer(jax.device_put(x, P(('data', 'fsdp'))), wanted)
+    assert out.shape == (3, 4, 3, 2, 4) and jax.typeof(out).sharding.spec == wanted
