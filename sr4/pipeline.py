@@ -277,8 +277,8 @@ def size_of(system: system_lib.System, trained: dict, **changes) -> Size:
   most = max(buckets, key=lambda b: (b.get('frames', 0) > 1, b.get('weight', 1.0)))
   if most.get('low'):
     raise config_lib.ConfigError(
-      'this checkpoint is of a Refiner, which makes clips of a base model larger: give it to '
-      '--refine, and that model to --checkpoint'
+      'this checkpoint is of a Refiner, which makes clips of a base model larger: '
+      '`sr4 sample --checkpoint` takes that model, and its --refine this one'
     )
   kept = ('frames', 'height', 'width', 'fps', 'sound', 'seconds', 'keyframes', 'keyframe_scale')
   return system.size(**{name: most[name] for name in kept if name in most} | changes)

@@ -29,23 +29,13 @@ def home(tmp_path_factory):
   return path
 
 
-def start(home, out, *arguments):
-  return small_run.start(
-    'evaluate',
-    '--checkpoint',
-    home / 'checkpoints',
-    '--out',
-    out,
-    '--count',
-    3,
-    '--batch',
-    4,
-    *arguments,
-  )
+def evaluated(home, out, *arguments, code=0):
+  told = '--checkpoint', home / 'checkpoints', '--out', out, '--count', 3, '--batch', 4
+  return small_run.run('evaluate', *told, *arguments, code=code)
 
 
 def test_a_checkpoint_becomes_figures_and_clips(home, tmp_path):
-  printed = small_run.finish(start(home, tmp_path, '--began', 1))
+  printed = evaluated(home, tmp_path, '--began', 1)
   figures = json.loads((tmp_path / 'metrics.json').read_text())
   assert figures['steps'] == 2 and figures['count'] == 3
   assert figures['seconds'] > 1.7e9 and figures['seconds_since'] == 'began'
@@ -65,15 +55,15 @@ def test_a_checkpoint_becomes_figures_and_clips(home, tmp_path):
   assert media.probe(tmp_path / 'clips' / '000.mp4').width == 256
   assert 'colour accuracy' in printed and 'no skill' in printed
   again = tmp_path / 'again'
-  small_run.finish(start(home, again, '--num_inference_steps', '2'))
+  evaluated(home, again, '--num_inference_steps', '2')
   for name in ('clips.json', 'clips/000.npz'):
     assert (again / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_wrong_input_is_one_line(home, tmp_path):
-  out = small_run.finish(start(home, tmp_path, '--count', '0'), code=1)
+  out = evaluated(home, tmp_path, '--count', '0', code=1)
   assert out == 'sr4: --count=0 must be at least 1\n'
-  out = small_run.finish(start(home, tmp_path, '--solver', 'magic'), code=1)
+  out = evaluated(home, tmp_path, '--solver', 'magic', code=1)
   assert "'magic' is not among" in out and out.count('\n') == 1
 
 

@@ -29,9 +29,7 @@ def home(tmp_path_factory):
   for name, fields in (small_codecs.write(path) | dict(text=text)).items():
     config[name] = ml_collections.ConfigDict(fields)
   small_run.write_config(path / 'config.py', config)
-  out = small_run.finish(
-    small_run.start('import', '--config', path / 'config.py', '--out', path / 'ours')
-  )
+  out = small_run.run('import', '--config', path / 'config.py', '--out', path / 'ours')
   return path, config, out
 
 
@@ -70,7 +68,7 @@ def test_latents_made_with_the_files_are_those_made_with_it(home):
 
 def test_verify_checks_it(home):
   path, _, _ = home
-  out = small_run.finish(small_run.start('verify', '--checkpoint', path / 'ours'))
+  out = small_run.run('verify', '--checkpoint', path / 'ours')
   assert 'ours/0: whole;' in out and ' arrays, ' in out
   assert sorted(os.listdir(path / 'ours'))[-2:] == ['imported.json', 'tokenizer.json']
 
@@ -87,8 +85,7 @@ def test_another_config_is_told(home):
 
 def test_what_cannot_be_imported_is_told(home, tmp_path):
   path, _, _ = home
-  again = small_run.start('import', '--config', path / 'config.py', '--out', path / 'ours')
+  told = lambda config, out: small_run.run('import', '--config', config, '--out', out, code=1)
+  assert 'is not empty; give a new folder' in told(path / 'config.py', path / 'ours')
   small_run.write_config(tmp_path / 'bare.py', small_run.config(path))
-  bare = small_run.start('import', '--config', tmp_path / 'bare.py', '--out', tmp_path / 'x')
-  assert 'is not empty; give a new folder' in small_run.finish(again, 1)
-  assert 'no part of this config has weights' in small_run.finish(bare, 1)
+  assert 'no part of this config has weights' in told(tmp_path / 'bare.py', tmp_path / 'x')

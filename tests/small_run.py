@@ -1,5 +1,7 @@
 """The smallest run there is, for tests of whole programs: 5 frames of 16x16 and their sound."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -10,6 +12,7 @@ import ml_collections
 
 from data_pipelines import records
 from data_pipelines import world
+from sr4 import cli
 from sr4.core import config as config_lib
 
 STEPS = 12
@@ -64,8 +67,26 @@ def write_config(path: pathlib.Path, run: ml_collections.ConfigDict):
   )
 
 
+def run(verb: str, *arguments, code: int = 0) -> str:
+  """What `sr4 VERB` printed, in this process; fails if it did not exit with `code`.
+
+  An error that is not the user's is raised here, instead of printed there.
+  """
+  said, found = io.StringIO(), 0
+  with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    try:
+      cli.main([verb, *map(str, arguments)])
+    except SystemExit as end:  # As the interpreter does: words are printed, and are a 1.
+      found = end.code or 0
+      if isinstance(found, str):
+        print(found)
+        found = 1
+  assert found == code, said.getvalue()
+  return said.getvalue()
+
+
 def start(verb: str, *arguments) -> subprocess.Popen:
-  """`sr4 VERB` in a process of its own, on one device."""
+  """`sr4 VERB` in a process of its own, on one device: to be killed, or to begin anew."""
   flags = '--xla_backend_optimization_level=0'
   if verb not in ('plan', 'sweep'):  # The TPU compiler ends a process over a flag of the CPU's.
     flags += ' --xla_cpu_use_fusion_emitters=false'
@@ -80,7 +101,7 @@ def start(verb: str, *arguments) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:
-  """What it printed; fails if it did not exit with `code`."""
+  """What `start` printed; fails if it did not exit with `code`."""
   out, _ = process.communicate(timeout=300)
   assert process.returncode == code, out
   return out
