@@ -8,14 +8,12 @@ from safetensors import numpy as safetensors
 
 from data_pipelines import media
 from data_pipelines import mp4
-from data_pipelines import records
 from data_pipelines import stills
 from data_pipelines import world
 from sr4 import pipeline
 from sr4.core import config as config_lib
 from sr4.flow import refining
 from sr4.models import system as system_lib
-from sr4.training import loop
 from tests import small_run
 
 LARGE = dict(frames=9, height=16, width=16, fps=16.0)
@@ -23,22 +21,17 @@ LARGE = dict(frames=9, height=16, width=16, fps=16.0)
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-  """Workdirs of two steps: of a base model, of a Refiner."""
+  """Workdirs of a base model and of a Refiner."""
   path = tmp_path_factory.mktemp('cascade')
-  small_run.write_clips(path / 'clips')
-  made = world.World(world.Config.simple(**LARGE, sample_rate=8000, channels=1))
-  write = lambda i: records.Record(str(i), made[i].frames, 16.0, None, 8000, made[i].captions)
-  records.write(path / 'large', map(write, range(8)))
-  base = small_run.config(path, steps=2)
+  base = small_run.config(path)
   base.data.buckets.clips.update(height=8, width=8, keyframes=2, keyframe_scale=2)
-  loop.run(base, str(path / 'base'), progress=False)
-  refiner = small_run.config(path, steps=2)
+  small_run.write_checkpoint(path / 'base', base)
+  refiner = small_run.config(path)
   refiner.model.update(audio=False, sparse=dict(tile=(64,)))
   low = dict(frames=5, height=8, width=8, keyframes=2)
-  bucket = dict(records=('large',), rows=4, sound=False, low=low, tasks=dict(t2v=0.5, i2v=0.5))
+  bucket = dict(records=('large',), rows=4, sound=False, low=low)
   refiner.data.buckets = dict(large=LARGE | bucket)
-  refiner.step.sparsify = 0.5
-  loop.run(refiner, str(path / 'refiner'), progress=False)
+  small_run.write_checkpoint(path / 'refiner', refiner)
   return path
 
 
@@ -58,7 +51,7 @@ def test_a_clip_is_twice_as_large_and_fast_with_its_sound(home, tmp_path):
 
 def test_an_edit_is_refined_around_what_it_keeps(home, tmp_path):
   """The source is read once as small as the base model's clip and once as large as the result."""
-  truth = records.open('large', str(home))[0].frames
+  truth = world.World(world.Config.simple(**LARGE, sample_rate=8000, channels=1))[0].frames
   mp4.write(tmp_path / 'source.mp4', truth.repeat(4, 1).repeat(4, 2), 8.0, None, 8000)
   mask = np.zeros((64, 64, 3), np.uint8)
   mask[:, 32:] = 255

@@ -21,6 +21,7 @@ from sr4.training import loop
 from sr4.training import metrics
 from sr4.training import validation
 
+STEPS = 50
 PROGRAM = str(pathlib.Path(skyreels_v4.__file__))
 
 
@@ -32,6 +33,10 @@ def _config(root, stage):
     'model.dual_layers': 1,
     'model.single_layers': 1,
     'mesh.fsdp': 1,
+    'train.steps': STEPS,
+    'train.save_every': STEPS,
+    'validate.every': STEPS,
+    'step.sparsify_every': STEPS // 4,
   }
   overrides = [f'{key}={value}' for key, value in changes.items()]
   return config_lib.load(f'{PROGRAM}:{stage},debug,world', overrides)
@@ -62,7 +67,7 @@ def _held_out(root, stage, step) -> dict:
 
 @pytest.mark.parametrize('stage', skyreels_v4.STAGES)
 def test_a_stage_lowers_its_held_out_loss(trained, stage):
-  before, after = _held_out(trained, stage, 0), _held_out(trained, stage, 100)
+  before, after = _held_out(trained, stage, 0), _held_out(trained, stage, STEPS)
   learnt = [name for name in ('held_out/video', 'held_out/audio') if name in before]
   assert learnt and all(after[name] < before[name] for name in learnt), (before, after)
 
@@ -70,7 +75,7 @@ def test_a_stage_lowers_its_held_out_loss(trained, stage):
 def test_the_last_model_is_better_than_each_stage_began(trained):
   _, model, _ = pipeline.load(str(trained / 'sft2' / 'checkpoints'))
   worse = []
-  for stage in skyreels_v4.STAGES.keys() - {'refiner'}:  # Which is another model.
+  for stage in ('video3', 'video6', 'audio', 'joint'):
     config = _config(trained, stage)
     system = system_lib.build(config)
     c = loop.Sections.of(config)

@@ -4,28 +4,20 @@ import json
 import os
 import types
 
-import jax
 import numpy as np
 import pytest
 
 from data_pipelines import media
 from data_pipelines import world
 from sr4 import evaluate
-from sr4.core import config as config_lib
 from sr4.models import codec
-from sr4.models import system
-from sr4.training import checkpoint
 from tests import small_run
 
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-  """A workdir with the checkpoint of a model that has only been initialised."""
   path = tmp_path_factory.mktemp('evaluated')
-  config = small_run.config(path)
-  model = system.build(config).model(jax.random.key(0))
-  with checkpoint.Checkpoints(str(path / 'checkpoints')) as checkpoints:
-    checkpoints.save(2, {'ema': model}, {'config': config_lib.to_json(config)})
+  small_run.write_checkpoint(path, small_run.config(path))
   return path
 
 

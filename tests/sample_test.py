@@ -13,16 +13,13 @@ from sr4 import pipeline
 from sr4.core import errors
 from sr4.flow import segments
 from sr4.models import system
-from sr4.training import loop
 from tests import small_run
 
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-  """A workdir of two steps."""
   path = tmp_path_factory.mktemp('sampled')
-  small_run.write_clips(path / 'clips')
-  loop.run(small_run.config(path, steps=2), str(path), progress=False)
+  small_run.write_checkpoint(path, small_run.config(path))
   return path
 
 
@@ -144,17 +141,14 @@ def test_not_a_checkpoint(tmp_path):
     pipeline.load(str(tmp_path))
 
 
-def _train(path, **bucket):
-  """Two steps on one bucket of another kind."""
-  config = small_run.config(path, steps=2)
+def _of_another_kind(path, **bucket):
+  config = small_run.config(path)
   config.data.buckets.clips.update(bucket)
-  loop.run(config, str(path), progress=False)
-  return path
+  small_run.write_checkpoint(path, config)
 
 
 def test_keyframes_are_made_too_and_kept_as_pictures(tmp_path):
-  small_run.write_clips(tmp_path / 'clips')
-  _train(tmp_path, height=8, width=8, keyframes=2, keyframe_scale=2)
+  _of_another_kind(tmp_path, height=8, width=8, keyframes=2, keyframe_scale=2)
   out = tmp_path / 'out'
   sample(tmp_path, out, '--prompt', 'a red circle', '--prompt_optimizer', 'rules')
   assert sorted(os.listdir(out)) == [
@@ -176,7 +170,6 @@ def test_keyframes_are_made_too_and_kept_as_pictures(tmp_path):
   [(dict(frames=0, seconds=0.5), 'clip-000.wav'), (dict(frames=1, sound=False), 'clip-000.png')],
 )
 def test_a_model_of_one_modality_makes_its_files(tmp_path, bucket, file):
-  small_run.write_clips(tmp_path / 'clips')
-  _train(tmp_path, **bucket)
+  _of_another_kind(tmp_path, **bucket)
   sample(tmp_path, tmp_path / 'out', '--prompt', 'a red circle')
   assert file in os.listdir(tmp_path / 'out')

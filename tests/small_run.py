@@ -8,12 +8,16 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 
 from data_pipelines import records
 from data_pipelines import world
 from sr4 import cli
 from sr4.core import config as config_lib
+from sr4.models import system as system_lib
+from sr4.training import checkpoint
 
 STEPS = 12
 
@@ -65,6 +69,25 @@ def write_config(path: pathlib.Path, run: ml_collections.ConfigDict):
     'import json\nimport ml_collections\n\n'
     f'def get_config():\n  return ml_collections.ConfigDict(json.loads({page!r}))\n'
   )
+
+
+def model(system: system_lib.System):
+  """A model whose every weight says something."""
+  leaves, tree = jax.tree.flatten(system.model(jax.random.key(0)))
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  # Each leaf keeps its layout.
+  shake = jax.jit(lambda x, key: x + 0.05 * jax.random.normal(key, x.shape))
+  noisy = [
+    shake(x, key) if jnp.issubdtype(x.dtype, jnp.floating) else x for x, key in zip(leaves, keys)
+  ]
+  return jax.tree.unflatten(tree, noisy)
+
+
+def write_checkpoint(workdir, run: ml_collections.ConfigDict, step: int = 2):
+  """As if the run had come so far: what sampling needs of it."""
+  with checkpoint.Checkpoints(str(workdir / 'checkpoints')) as checkpoints:
+    made = model(system_lib.build(run))
+    checkpoints.save(step, {'ema': made}, {'config': config_lib.to_json(run)})
 
 
 def run(verb: str, *arguments, code: int = 0) -> str:

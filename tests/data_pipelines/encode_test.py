@@ -225,16 +225,8 @@ def test_what_a_cascade_draws_is_drawn_once_for_a_record(tmp_path):
     data.make_loader(refused, system_lib.build(config), 0)
 
 
-def test_it_trains(home, tmp_path):
-  _, config = home
-  config = changed(config, records=('latents:made',))
-  loop.run(config, str(tmp_path), progress=False)
-  rows = metrics.read(str(tmp_path / 'metrics.jsonl'))
-  assert len(rows) == 4 and all(np.isfinite(row['loss']) for row in rows)
-
-
 def test_a_run_on_latents_has_no_other_weights(home, tmp_path, monkeypatch):
-  """Neither encoder nor vocoder are read, nor do steps hold more of the VAE than black latents."""
+  """It trains; neither encoder nor vocoder are read, and of the VAE steps hold black latents."""
   path, config = home
   small_text.write(tmp_path / 'qwen')
   config = ml_collections.ConfigDict(config.to_dict())
@@ -259,7 +251,9 @@ def test_a_run_on_latents_has_no_other_weights(home, tmp_path, monkeypatch):
   loop.run(config, str(tmp_path / 'run'), progress=False)
   held = {name: x.shape for name, x in tree.to_flat(given[0]).items()}
   assert list(held) == ['codecs.video.blacks.5 16 16']
-  assert len(metrics.read(str(tmp_path / 'run' / 'metrics.jsonl'))) >= 4
+  rows = metrics.read(str(tmp_path / 'run' / 'metrics.jsonl'))
+  losses = [row['loss'] for row in rows if 'loss' in row]
+  assert len(losses) == 4 and np.all(np.isfinite(losses))
 
 
 def test_statistics_are_those_of_the_latents(home):

@@ -105,13 +105,13 @@ def test_in_bfloat16_it_is_as_near_as_the_reference(relative):
 
 @pytest.mark.parametrize('fields', [TINY, WAN22], ids=['wan2.1', 'wan2.2'])
 def test_parts_are_one_pass(fields, relative):
-  """In parts of 1 and 2 latents, against all at once; in fp64, so that it is no matter of sums."""
+  """Against all at once; in fp64, so that it is no matter of sums."""
   with jax.enable_x64(True):
-    x = frames_of(1, 17, 16, 32)
+    x = frames_of(1, 17, 16, 16)
     whole = ours(fields, 'float64', chunk=100)
     z = encode(whole, x)
     y = decode(whole, z)
-    for chunk in (1, 2, 3):  # 3 does not divide the 4 after the first: it is as 2.
+    for chunk in (1, 3):  # 3 does not divide the 4 after the first: it is as 2.
       parts = tree.from_flat(ours(fields, 'float64', chunk=chunk), tree.to_flat(whole))
       assert relative(encode(parts, x), z) < 1e-6
       assert relative(decode(parts, z), y) < 1e-6
@@ -125,11 +125,11 @@ def test_is_causal_by_gradient():
   def seen(f, x, i):
     return np.abs(jax.grad(lambda x: jnp.sum(jnp.sin(f(x)[:, i])))(x)).sum((0, 2, 3, 4)) > 0
 
-  for i in (0, 1, 3):
+  for i in (0, 1):
     at = seen(jax.jit(model.encode), x, i)
     assert at[4 * i] and not at[4 * i + 1 :].any()
   z = np.float32(np.random.default_rng(0).standard_normal(model.latent_shape(*size)))[None]
-  for i in (0, 4, 5):
+  for i in (4, 5):
     at = seen(jax.jit(model.decode), z, i)
     assert at[-(-i // 4)] and not at[-(-i // 4) + 1 :].any()
 
@@ -138,7 +138,7 @@ def test_tiles_are_as_near_as_those_of_the_reference(relative):
   """A tile does not see what is beyond its border: with the same tiles both are off by it."""
   model, reference = pair(TINY)
   tiles = tree.from_flat(ours(TINY, tile=64), tree.to_flat(model))
-  x = frames_of(1, 5, 112, 160)
+  x = frames_of(1, 5, 80, 112)
   with torch.no_grad():
     whole = reference.encode(first(x)).latent_dist.mean
     made = reference.decode(whole).sample

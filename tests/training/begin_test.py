@@ -34,10 +34,10 @@ def test_other_data_in_the_same_phase_is_refused(schedule, phase):
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-  """A run of two steps in FIRST."""
+  """A run in FIRST."""
   path = tmp_path_factory.mktemp('begin')
   small_run.write_clips(path / 'clips')
-  loop.run(small_run.config(path, steps=2), str(path / 'first'), progress=False)
+  small_run.write_checkpoint(path / 'first', small_run.config(path))
   return path
 
 

@@ -104,7 +104,7 @@ def test_another_seed_ends_elsewhere(home, uninterrupted):
     (['--config.data.root=/nowhere'], '/nowhere'),
     (['--config.trian.steps=3'], "did you mean 'train.steps'"),
     (['--config.step.accumulate=3'], 'rows=4 must be a multiple'),
-    (['--config.mesh.seq=3'], 'does not divide the 1'),
+    (['--config.mesh.seq=3'], 'does not divide the 8'),
     (['--config.model.size=huge'], "'huge' is not among"),
     (['--config.train.profile=(5,0)'], 'profile=(5, 0) is (a step or 0, 1 step or more)'),
     (['--config.train.compile_cache=/dev/null/xla'], 'compiled programs cannot be kept there'),
