@@ -2,7 +2,8 @@
 
   python -m data_pipelines.world --config configs/world.py:refiner --count 4096
   sr4 train --config configs/world.py:refiner --workdir out/refiner
-  python benchmarks/refiner_world.py --checkpoint out/refiner/checkpoints [--clips 32] [--steps 20]
+  python benchmarks/refiner_world.py --checkpoint out/refiner/checkpoints --steps 1 \\
+      [--clips 32] [--picture docs/refiner.png]
 
 The low clips are means of pixels and every other frame, not blurred and without noise.
 `interpolated` is linear in pixels, in time and space.  Keyframes are the true frames; `others'
@@ -19,6 +20,7 @@ import numpy as np
 from data_pipelines import degrade
 from data_pipelines import masks
 from data_pipelines import records
+from data_pipelines import stills
 from data_pipelines.tasks import Row
 from sr4 import pipeline
 from sr4.core import sharding
@@ -33,6 +35,7 @@ def main():
   parser.add_argument('--checkpoint', required=True)
   parser.add_argument('--clips', type=int, default=32)
   parser.add_argument('--steps', type=int, default=20)
+  parser.add_argument('--picture', metavar='FILE')
   args = parser.parse_args()
   with sharding.default_mesh():
     measure(args)
@@ -75,12 +78,20 @@ def measure(args):
 
   stride, keyed = refining.stride(size), np.zeros(size.frames, bool)
   keyed[np.array(at) * stride] = True
+  made = refined(own)
+  if args.picture:
+    shown = np.flatnonzero(~keyed)[:: size.frames // 10]
+    rows = np.stack([truth, np.clip(np.rint(linear), 0, 255), made], 1)[:4, :, shown]
+    strips = np.moveaxis(rows, 2, 3).reshape(-1, size.height, len(shown) * size.width, 3)
+    pixels = np.uint8(np.concatenate(strips)).repeat(4, 0).repeat(4, 1)
+    with open(args.picture, 'wb') as f:
+      f.write(stills.to_png(pixels))
   inserted = np.arange(size.frames) % stride > 0
   print("| | all frames | at keyframes | the low clip's others | inserted |\n|---|---|---|---|---|")
   for name, frames in (
     ('the codec alone', best),
     ('interpolated', linear),
-    ('refined', refined(own)),
+    ('refined', made),
     ("refined, others' keyframes", refined(np.roll(own, 1, 0))),
     ('refined, none', refined(None)),
   ):

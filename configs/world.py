@@ -125,7 +125,7 @@ def sparse(config: ml_collections.ConfigDict):
   config.init = dict(refiner=dict(checkpoints='../refiner/checkpoints', names=r'^(?!.*\.gate\.)'))
   config.optimizer.update(learning_rate=3e-4, warmup=50)
   config.step.update(sparsify=0.03, sparsify_every=5)  # From dense: all in 110 steps.
-  config.train.steps = 500
+  config.train.steps = config.validate.every = 250
 
 
 def demo(config: ml_collections.ConfigDict):
