@@ -1,6 +1,6 @@
 """What a Refiner of SR4-World adds to linear interpolation: PSNR of held-out clips, in dB.
 
-  python -m data_pipelines.world --config configs/world.py:refiner --count 4096
+  python -m data_pipelines.world --config configs/world.py:refiner --count 8192
   sr4 train --config configs/world.py:refiner --workdir out/refiner
   python benchmarks/refiner_world.py --checkpoint out/refiner/checkpoints --steps 1 \\
       [--clips 32] [--picture docs/refiner.png]

@@ -83,11 +83,11 @@ def model(system: system_lib.System):
   return jax.tree.unflatten(tree, noisy)
 
 
-def write_checkpoint(workdir, run: ml_collections.ConfigDict, step: int = 2):
-  """As if the run had come so far: what sampling needs of it."""
+def write_checkpoint(workdir, run: ml_collections.ConfigDict):
+  """What sampling needs of a run, as if it had come to step 2."""
   with checkpoint.Checkpoints(str(workdir / 'checkpoints')) as checkpoints:
     made = model(system_lib.build(run))
-    checkpoints.save(step, {'ema': made}, {'config': config_lib.to_json(run)})
+    checkpoints.save(2, {'ema': made}, {'config': config_lib.to_json(run)})
 
 
 def run(verb: str, *arguments, code: int = 0) -> str:
