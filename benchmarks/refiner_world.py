@@ -80,12 +80,7 @@ def measure(args):
   keyed[np.array(at) * stride] = True
   made = refined(own)
   if args.picture:
-    shown = np.flatnonzero(~keyed)[:: size.frames // 10]
-    rows = np.stack([truth, np.clip(np.rint(linear), 0, 255), made], 1)[:4, :, shown]
-    strips = np.moveaxis(rows, 2, 3).reshape(-1, size.height, len(shown) * size.width, 3)
-    pixels = np.uint8(np.concatenate(strips)).repeat(4, 0).repeat(4, 1)
-    with open(args.picture, 'wb') as f:
-      f.write(stills.to_png(pixels))
+    draw(args.picture, (truth, linear, made), np.flatnonzero(~keyed)[::3])
   inserted = np.arange(size.frames) % stride > 0
   print("| | all frames | at keyframes | the low clip's others | inserted |\n|---|---|---|---|---|")
   for name, frames in (
@@ -109,6 +104,15 @@ def measure(args):
     error = np.mean((np.asarray(frames, np.float64) - truth) ** 2, -1)
     places = [10 * np.log10(255**2 / error[where].mean()) for where in (known, ~known)]
     print(f'| {name} | {places[0]:.2f} | {places[1]:.2f} |')
+
+
+def draw(path: str, versions, at, clips: int = 4, enlarged: int = 4):
+  """A row of the frames `at` for each version, [b T H W 3], of the first clips."""
+  shown = np.stack(versions, 1)[:clips, :, at]  # [clip version frame H W 3]
+  pixels = np.uint8(np.clip(np.rint(shown), 0, 255)).repeat(enlarged, 3).repeat(enlarged, 4)
+  rows = [np.concatenate(frames, 1) for clip in pixels for frames in clip]
+  with open(path, 'wb') as f:
+    f.write(stills.to_png(np.concatenate(rows)))
 
 
 def without_keyframes(size: Size) -> Size:

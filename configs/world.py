@@ -92,7 +92,7 @@ def every_task(config: ml_collections.ConfigDict):
 
 
 # Each pixel's own latents: between them, as between a VAE's, one may interpolate.  A token is 2 x 2
-# pixels: of 4 x 4 a Refiner learns too little in an hour (docs/refiner.md).
+# pixels: with 4 x 4, of larger clips, a Refiner did not reach interpolation (docs/refiner.md).
 CASCADE = dict(video_codec=dict(space_factor=1, channels=8), model=dict(patch=(1, 2, 2)))
 
 
@@ -125,7 +125,8 @@ def sparse(config: ml_collections.ConfigDict):
   config.init = dict(refiner=dict(checkpoints='../refiner/checkpoints', names=r'^(?!.*\.gate\.)'))
   config.optimizer.update(learning_rate=3e-4, warmup=50)
   config.step.update(sparsify=0.03, sparsify_every=5)  # From dense: all in 110 steps.
-  config.train.steps = config.validate.every = 250
+  config.train.steps = 250
+  config.validate.every = 250
 
 
 def demo(config: ml_collections.ConfigDict):
