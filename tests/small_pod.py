@@ -37,7 +37,7 @@ class Hosts:
         'JAX_PROCESS_ID': str(first + host),
         'SR4_JOIN_SECONDS': str(seconds.get('join', 60)),
         'SR4_DEAD_SECONDS': str(DEAD),
-        'SR4_STALL_SECONDS': str(seconds.get('stall', 100)),
+        'SR4_STALL_SECONDS': str(seconds.get('stall', LIMIT)),
       }
       self.processes.append(
         subprocess.Popen(

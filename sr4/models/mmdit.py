@@ -80,6 +80,9 @@ class Config:
     ):
       if value not in known:
         raise ValueError(f'model.{field}={value!r} is not among {known}')
+    for field in ('dual_layers', 'single_layers'):
+      if getattr(self, field) < 1:
+        raise ValueError(f'model.{field}={getattr(self, field)} must be 1 or more')
     layers = self.dual_layers + self.single_layers
     if off := [i for i in self.sparse.dense_layers if not 0 <= i < layers]:
       raise ValueError(

@@ -257,14 +257,15 @@ def locked(file) -> bool:
 
 
 def abstract_step(system, c: loop.Sections, size, clips):
-  """(jitted step, State, (System, key), Clips), all but the first as shapes with layouts."""
+  """(jitted step, State, (System, key, Pace), Clips), all but the first as shapes with layouts."""
   tx, mesh = optimizer.make(c.optimizer), jax.sharding.get_mesh()
   key = jax.eval_shape(lambda: jax.random.key(0))
   state = tree.abstract(functools.partial(state_lib.init, system.model, tx), key)
   rows = jax.NamedSharding(mesh, sharding.ROWS)
   clips = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), clips)
-  step = functools.partial(loop.update, tx, size, c.flow, c.step)
-  return jax.jit(step, donate_argnums=0), state, (system.placed([size]), key), clips
+  step = functools.partial(loop.update, c, size)
+  given = system.placed([size]), key, optimizer.Pace.of(c.optimizer)
+  return jax.jit(step, donate_argnums=0), state, given, clips
 
 
 def too_much(error: str) -> float:

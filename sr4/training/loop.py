@@ -156,7 +156,7 @@ class Ready:
   """All that the first step waits for."""
 
   state: state_lib.State
-  given: tuple  # what each step takes beside the state: System, root key
+  given: tuple  # what each step takes beside the state: System, root key, Pace
   page: dict  # of a checkpoint
   batches: Iterator
   names: list[str]  # of buckets; '' where there is one
@@ -169,7 +169,8 @@ def prepare(config, c: Sections, system, load, saves, workdir: str, log) -> Read
   """Compiles every bucket's step, and takes up the latest checkpoint or begins."""
   tx, key = optimizer.make(c.optimizer), jax.random.key(c.train.seed)
   init = lambda key: state_lib.init(system.model, tx, prng.named(key, 'init'))
-  buckets, like, given = load.schedule.buckets, tree.abstract(init, key), (system, key)
+  buckets, like = load.schedule.buckets, tree.abstract(init, key)
+  given = system, key, optimizer.Pace.of(c.optimizer)
   phase = {'schedule': load.schedule.fingerprint(), 'phase': load.config.phase, 'start': 0}
   # The order of resuming: 1. the latest whole checkpoint, 2. its data is ours, 3. the programs,
   # before they have memory to fill, 4. its arrays, 5. the loader at its step.  The step is all the
@@ -184,7 +185,7 @@ def prepare(config, c: Sections, system, load, saves, workdir: str, log) -> Read
   start, shapes, programs, works = latest or 0, data.shapes(config, system), [], []
   for b in buckets if start < c.train.steps else ():
     size, clips = shapes[b.name]
-    step = jax.jit(functools.partial(update, tx, size, c.flow, c.step), donate_argnums=0)
+    step = jax.jit(functools.partial(update, c, size), donate_argnums=0)
     with log.span('compile'):
       programs.append(compiled.compile_step(b.name, step, like, given, clips, limit, options, say))
     works.append(accounting.work(system, size, clips))
@@ -254,11 +255,12 @@ def train(c: Sections, ready: Ready, workdir, progress, stop, trace, log, saves)
   return state
 
 
-def update(tx, size, flow, c, state, given, clips):
-  """Media to latents and one step, in one program.  given: (System, root key)."""
-  system, key = given
+def update(c: Sections, size, state, given, clips):
+  """Media to latents and one step, in one program.  given: (System, root key, Pace)."""
+  system, key, pace = given
+  tx = optimizer.make(c.optimizer, pace)
   batch = conditioning.encode(system.codecs, size, system.config.patch, system.embedded(clips))
-  return step_lib.update(tx, flow, c, state, key, batch)
+  return step_lib.update(tx, c.flow, c.step, state, key, batch)
 
 
 def check(row: dict | None, c: step_lib.Config):

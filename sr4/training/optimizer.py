@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sr4.core import tree
@@ -35,27 +36,42 @@ class Config:
       )
 
 
-def schedule(c: Config):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pace:
+  """A schedule's numbers, fp32.  Given to a compiled step as data, they change no program."""
+
+  learning_rate: np.float32
+  warmup: np.float32
+  steps: np.float32
+  final: np.float32
+
+  @classmethod
+  def of(cls, c: Config) -> 'Pace':
+    return cls(*(np.float32(getattr(c, field.name)) for field in dataclasses.fields(cls)))
+
+
+def schedule(decay: str, pace: Pace):
   """step -> learning rate."""
 
   def rate(step):
-    warm = jnp.minimum(1.0, (step + 1) / max(c.warmup, 1))
-    done = jnp.clip((step - c.warmup) / max(c.steps - c.warmup, 1), 0, 1)
-    left = {'constant': 1.0, 'linear': 1 - done, 'cosine': (1 + jnp.cos(math.pi * done)) / 2}[
-      c.decay
-    ]
-    return c.learning_rate * warm * (c.final + (1 - c.final) * left)
+    warm = jnp.minimum(1.0, (step + 1) / jnp.maximum(pace.warmup, 1))
+    if decay == 'constant':
+      return pace.learning_rate * warm
+    done = jnp.clip((step - pace.warmup) / jnp.maximum(pace.steps - pace.warmup, 1), 0, 1)
+    left = 1 - done if decay == 'linear' else (1 + jnp.cos(math.pi * done)) / 2
+    return pace.learning_rate * warm * (pace.final + (1 - pace.final) * left)
 
   return rate
 
 
-def make(c: Config) -> optax.GradientTransformation:
-  """Frozen parameters get no update, and no state in memory."""
+def make(c: Config, pace: Pace | None = None) -> optax.GradientTransformation:
+  """Frozen parameters get no update, and no state in memory.  pace: the config's own where None."""
   adamw = optax.chain(
     optax.clip_by_global_norm(c.clip),
     optax.scale_by_adam(c.b1, c.b2, c.eps),
     optax.add_decayed_weights(c.weight_decay, lambda p: tree.matching(p, c.decayed)),
-    optax.scale_by_learning_rate(schedule(c)),
+    optax.scale_by_learning_rate(schedule(c.decay, pace or Pace.of(c))),
   )
   label = lambda p: jax.tree.map(
     lambda frozen: 'frozen' if frozen else 'trained', tree.matching(p, c.frozen)

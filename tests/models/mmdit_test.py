@@ -113,6 +113,8 @@ def test_debug_is_below_a_million():
     (dict(remat='some'), ("remat='some'", 'none', 'dots', 'full')),
     (dict(width=100, heads=3), ('100', '3', 'head dim')),
     (dict(width=12, heads=4), ('12', '4', 'even')),
+    (dict(single_layers=0), ('single_layers=0', '1 or more')),
+    (dict(dual_layers=-1), ('dual_layers=-1', '1 or more')),
   ],
 )
 def test_config_errors(fields, words):

@@ -1,0 +1,48 @@
+"""sr4/training/optimizer.py: learning rates, and that they are data."""
+
+import jax
+import numpy as np
+import pytest
+
+from sr4.models import system as system_lib
+from sr4.planning import compiling
+from sr4.training import data
+from sr4.training import loop
+from sr4.training import optimizer
+from tests import small_run
+
+BASE = dict(learning_rate=2.0, warmup=10, steps=110)
+
+
+@pytest.mark.parametrize(
+  'fields, rates',
+  [
+    (dict(), {0: 0.2, 4: 1.0, 9: 2.0, 60: 2.0, 500: 2.0}),
+    (dict(decay='linear'), {0: 0.2, 10: 2.0, 60: 1.0, 110: 0.0, 500: 0.0}),
+    (dict(decay='linear', final=0.5), {60: 1.5, 110: 1.0}),
+    (dict(decay='cosine', final=0.1), {35: 2 * (0.1 + 0.9 * 0.8535534), 60: 1.1, 110: 0.2}),
+    (dict(warmup=0), {0: 2.0}),
+  ],
+  ids=str,
+)
+def test_rates(fields, rates):
+  c = optimizer.Config(**BASE | fields)
+  found = jax.vmap(optimizer.schedule(c.decay, optimizer.Pace.of(c)))(np.array(list(rates)))
+  np.testing.assert_allclose(found, list(rates.values()), rtol=1e-6, atol=1e-7)
+
+
+def test_another_pace_is_no_other_program(tmp_path):
+  """A run that learns faster, or for longer, compiles nothing that is kept on disk."""
+  small_run.write_clips(tmp_path / 'clips', count=4, sound=False)
+
+  def program(steps=12, **fields) -> str:
+    config = small_run.config(tmp_path, steps=steps)
+    config.optimizer.update(decay='cosine', **fields)
+    config.data.buckets.clips.sound = False
+    system, c = system_lib.build(config), loop.Sections.of(config)
+    ((size, clips),) = data.shapes(config, system).values()
+    step, *arguments = compiling.abstract_step(system, c, size, clips)
+    return str(step.trace(*arguments).jaxpr)
+
+  assert program() == program(steps=500, learning_rate=1e-5, warmup=20, final=0.1)
+  assert program() != program(b2=0.9)
