@@ -21,11 +21,10 @@ from tests.small_run import STEPS
 RTOL = 1e-5  # of losses; fp32 sums in another order.  Measured: 6e-7.
 
 
-def silent(home, **train):
-  """Video alone: two thirds of the time to compile, which each host does for itself."""
-  config = small_run.config(home, save_every=3, **train)
-  config.data.buckets.clips.sound = False
-  config.mesh.fsdp = -1
+def silent(home, **mesh):
+  """Each host compiles for itself."""
+  config = small_run.config(home, sound=False, save_every=3)
+  config.mesh.update(mesh)
   return config
 
 
@@ -33,16 +32,14 @@ def silent(home, **train):
 def home(tmp_path_factory):
   path = tmp_path_factory.mktemp('pod')
   small_run.write_clips(path / 'clips', sound=False)
-  small_run.write_config(path / 'config.py', silent(path))
+  small_run.write_config(path / 'config.py', silent(path, fsdp=-1))
   return path
 
 
 @pytest.fixture(scope='module')
 def straight(home):
   """The losses of one process that nothing happens to."""
-  config = silent(home)
-  config.mesh.fsdp = 1
-  loop.run(config, str(home / 'straight'), progress=False)
+  loop.run(silent(home), str(home / 'straight'), progress=False)
   return losses(home / 'straight')
 
 
@@ -81,9 +78,7 @@ def test_killed_in_a_step_then_asked_to_stop_on_fewer_hosts(home, straight):
   last = checkpoint.steps(str(saved))[-1]
   assert 7 < last <= STEPS and f'step {last} of {STEPS} is saved' in hosts.said(0)
 
-  config = silent(home)
-  config.mesh.fsdp = 1
-  loop.run(config, str(workdir), progress=False)
+  loop.run(silent(home), str(workdir), progress=False)
   found = losses(workdir)
   assert list(found) == list(straight) == list(range(1, STEPS + 1))
   np.testing.assert_allclose(list(found.values()), list(straight.values()), rtol=RTOL)

@@ -14,11 +14,11 @@ FEW = ('--try.remat', 'full', '--try.blocks', '512x512', '--try.accumulate', '1'
 
 def sweep(out, *arguments):
   pytest.importorskip('libtpu')
-  config = ('--config', f'{STAGES}:joint,debug,world', *ONE_LAYER)
+  config = ('--config', f'{STAGES}:video2,debug,world', *ONE_LAYER)
   return small_run.start('sweep', *config, '--topology', 'v5e:2x2', '--out', out, *arguments)
 
 
-BUCKET = ('--bucket', 'clips-17x16x32')
+BUCKET = ('--bucket', 'clips-17x16x16')
 
 
 def test_layouts_are_compiled_once_and_ranked(tmp_path):
@@ -49,7 +49,7 @@ def test_no_time_and_dry_compile_nothing(tmp_path):
 @pytest.mark.parametrize(
   'arguments, told',
   [
-    (('--bucket', 'clips'), 'the buckets are clips-17x16x32'),
+    (('--bucket', 'clips'), 'the buckets are clips-17x16x16'),
     ((*BUCKET, '--try.blocks', '512'), 'blocks=512 are written QUERIESxKEYS'),
     ((*BUCKET, '--try.remat', 'some'), "remat='some'"),
     ((*BUCKET, '--topology', 'v5e:2'), '2 dimensions'),

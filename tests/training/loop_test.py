@@ -1,5 +1,6 @@
 """Whole runs: what a kill, a SIGTERM and bad input leave behind."""
 
+import functools
 import random
 import signal
 import subprocess
@@ -18,13 +19,15 @@ from sr4.training import metrics
 from tests import small_run
 from tests.small_run import STEPS
 
+silent = functools.partial(small_run.config, sound=False)
+
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
   """A folder with data, and a config file that trains on it."""
   path = tmp_path_factory.mktemp('run')
   small_run.write_clips(path / 'clips')
-  small_run.write_config(path / 'config.py', small_run.config(path))
+  small_run.write_config(path / 'config.py', silent(path))
   return path
 
 
@@ -118,11 +121,11 @@ def test_bad_input_is_one_line(home, tmp_path, overrides, told):
 
 
 def test_a_checkpoint_of_another_config_or_other_data_is_refused(home, uninterrupted):
-  config = small_run.config(home)
+  config = silent(home)
   config.model.size = 'tiny'
   with pytest.raises(checkpoint.CheckpointError, match='another config'):
     loop.run(config, str(home / 'straight'), progress=False)
-  config = small_run.config(home, seed=5)
+  config = silent(home, seed=5)
   with pytest.raises(checkpoint.CheckpointError, match='schedule'):
     loop.run(config, str(home / 'straight'), progress=False)
 
@@ -133,7 +136,7 @@ def test_a_flipped_byte_is_found(home, uninterrupted):
     (p for p in (root / str(STEPS)).rglob('d/*') if p.is_file()), key=lambda p: p.stat().st_size
   )
   data = bytearray(largest.read_bytes())
-  config = small_run.config(home)
+  config = silent(home)
   undamaged = bytes(data)
   try:
     data[len(data) // 2] ^= 1
@@ -147,7 +150,7 @@ def test_a_flipped_byte_is_found(home, uninterrupted):
 
 
 def test_a_run_that_only_skips_stops(home, tmp_path):
-  config = small_run.config(home)
+  config = silent(home)
   config.optimizer.learning_rate = float('inf')
   config.step.patience = 3
   with pytest.raises(loop.Diverged, match='3 steps in a row'):
@@ -155,18 +158,18 @@ def test_a_run_that_only_skips_stops(home, tmp_path):
 
 
 def test_what_does_not_fit_is_refused_before_step_0(home, tmp_path, monkeypatch):
-  monkeypatch.setattr(accounting, 'limit_gib', lambda devices: 0.01)
-  told = r"bucket 'clips' does not fit: its step needs 0\.0[1-9] GiB of .* which has 0\.01 GiB"
+  monkeypatch.setattr(accounting, 'limit_gib', lambda devices: 0.001)
+  told = r"bucket 'clips' does not fit: its step needs 0\.01 GiB of .* which has 0\.00 GiB"
   with pytest.raises(compiled.DoesNotFit, match=told):
-    loop.run(small_run.config(home), str(tmp_path), progress=False)
+    loop.run(silent(home), str(tmp_path), progress=False)
   assert not (tmp_path / 'metrics.jsonl').exists() and not list(tmp_path.glob('checkpoints/*'))
 
 
 def test_all_buckets_are_compiled_before_the_first_step(home, tmp_path):
   """One step is one bucket; both are compiled."""
-  config = small_run.config(home, steps=1)
+  config = silent(home, steps=1)
   config.optimizer.warmup = 0
-  config.data.buckets.silent = dict(config.data.buckets.clips, sound=False)
+  config.data.buckets.fewer = dict(config.data.buckets.clips, rows=2)
   loop.run(config, str(tmp_path), progress=False)
   told = [
     event.get('custom_badput_event_type', 'step')
@@ -203,7 +206,7 @@ def test_no_step_is_waited_for_before_the_next_is_started(home, tmp_path, monkey
   monkeypatch.setattr(array.ArrayImpl, '_value', property(lambda x: note(x) or value.fget(x)))
   monkeypatch.setattr(array.ArrayImpl, 'block_until_ready', waits)
   monkeypatch.setattr(jax, 'block_until_ready', waits)
-  loop.run(small_run.config(home, save_every=100), str(tmp_path), progress=False)
+  loop.run(silent(home, save_every=100), str(tmp_path), progress=False)
   hot = [(step, at) for step, at in read if at < STEPS]
   assert {step for step, _ in hot} == set(range(1, STEPS - 1))  # Each was read.
   assert all(step < at for step, at in hot)
@@ -220,7 +223,7 @@ def test_a_profile_by_config(home, tmp_path):
 
 def test_rows_have_the_accounts(home, uninterrupted):
   row = metrics.read(home / 'straight' / 'metrics.jsonl')[-1]
-  assert row['tokens_per_second'] == pytest.approx(28 * row['samples_per_second'])
+  assert row['tokens_per_second'] == pytest.approx(8 * row['samples_per_second'])
   # 5 frames at 8 a second; a device is there.
   seconds = row['clip_seconds_per_device_hour'] / 3600
   assert seconds == pytest.approx(5 / 8 * row['samples_per_second'])
@@ -229,7 +232,7 @@ def test_rows_have_the_accounts(home, uninterrupted):
 
 
 def test_previews_are_written(home, tmp_path):
-  config = small_run.config(home, steps=2)
+  config = silent(home, steps=2)
   config.preview.every = 2
   loop.run(config, str(tmp_path), progress=False)
   assert (tmp_path / 'previews' / '0000002' / '00.mp4').stat().st_size > 500

@@ -36,9 +36,8 @@ def test_another_pace_is_no_other_program(tmp_path):
   small_run.write_clips(tmp_path / 'clips', count=4, sound=False)
 
   def program(steps=12, **fields) -> str:
-    config = small_run.config(tmp_path, steps=steps)
+    config = small_run.config(tmp_path, sound=False, steps=steps)
     config.optimizer.update(decay='cosine', **fields)
-    config.data.buckets.clips.sound = False
     system, c = system_lib.build(config), loop.Sections.of(config)
     ((size, clips),) = data.shapes(config, system).values()
     step, *arguments = compiling.abstract_step(system, c, size, clips)
