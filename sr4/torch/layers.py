@@ -18,6 +18,19 @@ EPS = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
+class Keys:
+  """Which keys are read.  Attention is given these alone, and no mask: most kernels take none."""
+
+  valid: torch.Tensor  # bool [b r]
+  at: tuple[torch.Tensor, ...]  # int64, those of each row; of one, where they are the same in all
+
+  @classmethod
+  def of(cls, valid) -> 'Keys':
+    rows = valid[:1] if bool((valid == valid[:1]).all()) else valid
+    return cls(valid, tuple(row.nonzero().flatten() for row in rows))
+
+
+@dataclasses.dataclass(frozen=True)
 class Context:
   """What every layer of a branch is told; as in sr4/models/block.py."""
 
@@ -25,10 +38,10 @@ class Context:
   text_mod: torch.Tensor  # [6 b d]
   angle: torch.Tensor  # [b s k/2]
   time_angle: torch.Tensor  # [b s k/2]
-  valid: torch.Tensor  # bool [b s]
-  readable: torch.Tensor  # bool [b s]
+  keys: Keys  # of its self-attention: its tokens, and behind them the text's
+  readable: Keys  # of its tokens, for the other branch
   prompt: torch.Tensor  # [b m d]
-  text_valid: torch.Tensor  # bool [b m]
+  words: Keys  # of the prompt
   tiles: vsa.Tiles | None  # of a branch whose self-attention is sparse
 
 
@@ -92,17 +105,24 @@ def rotate(x, angle):
   return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2).to(x.dtype)
 
 
-def attend(q, k, v, valid):
-  """softmax(q k^T / sqrt(k)) v over the valid keys, zero where a row has none.
+def attend(q, k, v, keys: Keys):
+  """softmax(q k^T / sqrt(k)) v over the keys that are read, zero where a row has none.
 
   diffusers chooses the kernel: set_attention_backend and attention_backend take effect here.
 
   Args:
-    q: [b s n k]; k, v: [b r n k]; valid: bool [b r].
+    q: [b s n k]; k, v: [b r n k].
   """
-  mask = valid[:, None, None, :].expand(-1, 1, q.shape[1], -1)
-  out = attention_dispatch.dispatch_attention_fn(q, k, v, attn_mask=mask)
-  return torch.where(valid.any(-1)[:, None, None, None], out, 0)
+  rows = zip(keys.at, *(x.chunk(len(keys.at)) for x in (q, k, v)))
+  return torch.cat([attend_to(*row) for row in rows])
+
+
+def attend_to(at, q, k, v):
+  if not len(at):
+    return torch.zeros_like(q)
+  if len(at) < k.shape[1]:
+    k, v = k[:, at], v[:, at]
+  return attention_dispatch.dispatch_attention_fn(q, k, v)
 
 
 class Stream(nn.Module):
@@ -147,15 +167,15 @@ class CrossAttention(nn.Module):
     self.q, self.kv, self.out = Linear(d, d), Linear(d, 2 * d), Linear(d, d)
     self.q_norm, self.k_norm = RMSNorm(d // heads), RMSNorm(d // heads)
 
-  def forward(self, x, source, valid, angles=None):
-    """[b s d] read from source [b r d] where valid [b r]; angles: of queries and of keys."""
+  def forward(self, x, source, keys: Keys, angles=None):
+    """[b s d] read from source [b r d]; angles: of queries and of keys."""
     q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1)))
     k, v = self.kv(source).unflatten(-1, (2, self.heads, -1)).unbind(2)
     k = self.k_norm(k)
     if angles is not None:
       q, k = rotate(q, angles[0]), rotate(k, angles[1])
-    out = self.out(attend(q, k, v, valid).flatten(2))
-    return torch.where(valid.any(-1)[:, None, None], out, 0)
+    out = self.out(attend(q, k, v, keys).flatten(2))
+    return torch.where(keys.valid.any(-1)[:, None, None], out, 0)
 
 
 class Branch(nn.Module):
@@ -181,18 +201,17 @@ class Branch(nn.Module):
     (tokens, mod), (reader, text_mod) = self.streams(ctx)
     own, read = tokens.project(x, mod, ctx.angle), reader.project(text, text_mod)
     q, k, v = (torch.cat(pair, 1) for pair in zip(own[:3], read[:3]))
-    valid = torch.cat([ctx.valid, ctx.text_valid], 1)
     if ctx.tiles is None:
-      out = attend(q, k, v, valid)
+      out = attend(q, k, v, ctx.keys)
     else:
-      out = vsa.attend(q, k, v, own[3], valid, ctx.tiles)
+      out = vsa.attend(q, k, v, own[3], ctx.keys.valid, ctx.tiles)
     out, out_text = out.split([x.shape[1], text.shape[1]], 1)
     return tokens.merge(x, out, mod), reader.merge(text, out_text, text_mod)
 
   def read_text(self, x, ctx: Context):
     if self.text_cross is None:
       return x
-    return x + self.text_cross(self.text_norm(x), ctx.prompt, ctx.text_valid)
+    return x + self.text_cross(self.text_norm(x), ctx.prompt, ctx.words)
 
   def read_other(self, x, other, ctx: Context, theirs: Context):
     shift, scale, amount = ctx.mod[6:] + self.cross_table[:, None]

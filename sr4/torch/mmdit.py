@@ -136,10 +136,10 @@ class MMDiT(ModelMixin, configuration_utils.ConfigMixin, cache_utils.CacheMixin)
       text_mod=rows(trunk.text_mod(time), 6),
       angle=layers.angles(space, dims),
       time_angle=layers.angles(clock, (k,)),
-      valid=valid,
-      readable=valid & cond.present[modality][:, None],
+      keys=layers.Keys.of(torch.cat([valid, cond.text_valid], 1)),
+      readable=layers.Keys.of(valid & cond.present[modality][:, None]),
       prompt=y[1],
-      text_valid=cond.text_valid,
+      words=layers.Keys.of(cond.text_valid),
       tiles=self.tiles(t, segments, places, cond.sparsity),
     )
 

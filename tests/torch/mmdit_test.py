@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from diffusers.models import attention_dispatch
 from flax import nnx
 import jax
 import ml_dtypes
@@ -84,6 +85,15 @@ def tiny(randomized):
 def test_is_ours(tiny, name, args, relative):
   ours, theirs = tiny
   compare(relative, run_torch(theirs, *args), run(ours, *args), 1e-5)
+
+
+def test_kernels_without_masks_serve_every_case(tiny, relative):
+  """As flash attention is, which diffusers refuses to give a mask."""
+  _, theirs = tiny
+  for _, args in cases():
+    plain = run_torch(theirs, *args)
+    with attention_dispatch.attention_backend('_native_flash'):
+      compare(relative, run_torch(theirs, *args), plain, 1e-5)
 
 
 @pytest.mark.parametrize('scale', ['per_clip', 'paper'])
