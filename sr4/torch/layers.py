@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from sr4.core.av import AV
 from sr4.nn import rope
+from sr4.torch import parallel
 from sr4.torch import vsa
 
 EPS = 1e-6
@@ -32,8 +33,13 @@ class Keys:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What every layer of a branch is told; as in sr4/models/block.py."""
+  """What every layer of a branch is told; as in sr4/models/block.py.
 
+  Of tokens [b s], angles and prompt are the process's own part.
+  """
+
+  spread: parallel.Spread
+  lengths: tuple[int, int]  # of all its tokens, and of the text's
   mod: torch.Tensor  # [9 b d]
   text_mod: torch.Tensor  # [6 b d]
   angle: torch.Tensor  # [b s k/2]
@@ -43,6 +49,14 @@ class Context:
   prompt: torch.Tensor  # [b m d]
   words: Keys  # of the prompt
   tiles: vsa.Tiles | None  # of a branch whose self-attention is sparse
+
+  def joined(self, x, text):
+    """[b s n k] of tokens and text -> of both, with all tokens of the process's heads."""
+    return torch.cat([self.spread.heads(*pair) for pair in zip((x, text), self.lengths)], 1)
+
+  def parted(self, x):
+    """The inverse of `joined`."""
+    return map(self.spread.tokens, x.split(self.lengths, 1))
 
 
 class Linear(nn.Linear):
@@ -167,14 +181,21 @@ class CrossAttention(nn.Module):
     self.q, self.kv, self.out = Linear(d, d), Linear(d, 2 * d), Linear(d, d)
     self.q_norm, self.k_norm = RMSNorm(d // heads), RMSNorm(d // heads)
 
-  def forward(self, x, source, keys: Keys, angles=None):
-    """[b s d] read from source [b r d]; angles: of queries and of keys."""
+  def forward(self, x, source, keys: Keys, ctx: Context, length: int, angles=None):
+    """[b s d] read from source [b r d], of whose `length` tokens keys are some.
+
+    Args:
+      ctx: of x.
+      angles: of queries and of keys.
+    """
     q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1)))
     k, v = self.kv(source).unflatten(-1, (2, self.heads, -1)).unbind(2)
     k = self.k_norm(k)
     if angles is not None:
       q, k = rotate(q, angles[0]), rotate(k, angles[1])
-    out = self.out(attend(q, k, v, keys).flatten(2))
+    q = ctx.spread.heads(q, ctx.lengths[0])
+    k, v = (ctx.spread.heads(z, length) for z in (k, v))
+    out = self.out(ctx.spread.tokens(attend(q, k, v, keys)).flatten(2))
     return torch.where(keys.valid.any(-1)[:, None, None], out, 0)
 
 
@@ -200,24 +221,26 @@ class Branch(nn.Module):
   def self_attend(self, x, text, ctx: Context):
     (tokens, mod), (reader, text_mod) = self.streams(ctx)
     own, read = tokens.project(x, mod, ctx.angle), reader.project(text, text_mod)
-    q, k, v = (torch.cat(pair, 1) for pair in zip(own[:3], read[:3]))
+    q, k, v = (ctx.joined(*pair) for pair in zip(own[:3], read[:3]))
     if ctx.tiles is None:
       out = attend(q, k, v, ctx.keys)
     else:
-      out = vsa.attend(q, k, v, own[3], ctx.keys.valid, ctx.tiles)
-    out, out_text = out.split([x.shape[1], text.shape[1]], 1)
+      gate = ctx.spread.heads(own[3], ctx.lengths[0])
+      out = vsa.attend(q, k, v, gate, ctx.keys.valid, ctx.tiles)
+    out, out_text = ctx.parted(out)
     return tokens.merge(x, out, mod), reader.merge(text, out_text, text_mod)
 
   def read_text(self, x, ctx: Context):
     if self.text_cross is None:
       return x
-    return x + self.text_cross(self.text_norm(x), ctx.prompt, ctx.words)
+    return x + self.text_cross(self.text_norm(x), ctx.prompt, ctx.words, ctx, ctx.lengths[1])
 
   def read_other(self, x, other, ctx: Context, theirs: Context):
     shift, scale, amount = ctx.mod[6:] + self.cross_table[:, None]
     source = layer_norm(other).to(x.dtype)
     times = ctx.time_angle, theirs.time_angle
-    return gate(x, self.cross(modulate(x, shift, scale), source, theirs.readable, times), amount)
+    reads = source, theirs.readable, ctx, theirs.lengths[0], times
+    return gate(x, self.cross(modulate(x, shift, scale), *reads), amount)
 
   def mlp(self, x, text, ctx: Context):
     (tokens, mod), (reader, text_mod) = self.streams(ctx)

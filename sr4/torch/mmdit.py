@@ -24,6 +24,7 @@ from sr4.nn import embed
 from sr4.nn import order
 from sr4.nn import rope
 from sr4.torch import layers
+from sr4.torch import parallel
 from sr4.torch import vsa
 
 
@@ -56,6 +57,7 @@ class MMDiT(ModelMixin, configuration_utils.ConfigMixin, cache_utils.CacheMixin)
 
   _no_split_modules: ClassVar = ['Layer']
   _repeated_blocks: ClassVar = ['Layer']
+  _cp_plan: ClassVar = {}  # Nothing is left for hooks: parallel.py.
   _keep_in_fp32_modules: ClassVar = [
     *('time', 'mod', 'text_mod', 'head_mod', 'head', 'head_table', 'table', 'cross_table'),
     *('q_norm', 'k_norm', 'text_norm'),
@@ -94,12 +96,13 @@ class MMDiT(ModelMixin, configuration_utils.ConfigMixin, cache_utils.CacheMixin)
 
   def forward(self, x: AV, t: AV, cond: Condition) -> AV:
     """Velocities for the generated segments, fp32; shapes as sr4.models.mmdit.MMDiT says."""
-    trunks = AV(self.video, self.audio)
+    trunks, spread = AV(self.video, self.audio), parallel.Spread.of(self)
     each = lambda f: AV(*(f(i) if cond.segments[i] is not None else None for i in range(2)))
     places = each(lambda i: self.places(i, x, cond))
     times = each(lambda i: trunks[i].time(t[i]))
-    y = each(lambda i: self.tokens(i, trunks[i], x, cond, places[i]))
-    contexts = each(lambda i: self.context(i, trunks[i], times[i], t[i], x, y[i], cond, places[i]))
+    y = each(lambda i: self.tokens(i, trunks[i], x, cond, places[i], spread))
+    context = lambda i: self.context(i, trunks[i], times[i], t[i], x, y[i], cond, places[i], spread)
+    contexts = each(context)
     dense = set(self.sparse['dense_layers'] if self.sparse else ())
     tokens = [z for pair in y if pair for z in pair]
     for number, layer in enumerate([*self.dual, *self.single]):
@@ -107,13 +110,14 @@ class MMDiT(ModelMixin, configuration_utils.ConfigMixin, cache_utils.CacheMixin)
       tokens = layer(*tokens, ctx=told)
     y = layers.paired(tokens, contexts)
     out = each(lambda i: trunks[i].predict(y[i][0], times[i]))
+    out = each(lambda i: spread.whole(out[i], contexts[i].lengths[0]))
     return each(lambda i: self.velocities(i, out[i], x, cond, places[i]))
 
   def patches(self, modality: int) -> tuple[int, ...]:
     return (1,) if modality else self.patch
 
-  def tokens(self, modality, trunk: Trunk, x, cond, places):
-    """(all segments as one list of tokens [b s d], the branch's text stream [b m d])."""
+  def tokens(self, modality, trunk: Trunk, x, cond, places, spread):
+    """(all segments as one list of tokens [b s d], the branch's text stream [b m d]): a part."""
     noisy, grids = iter(x[modality]), []
     for segment, at in zip(cond.segments[modality], places):
       parts = [next(noisy) if segment.generated else segment.known]
@@ -121,9 +125,9 @@ class MMDiT(ModelMixin, configuration_utils.ConfigMixin, cache_utils.CacheMixin)
         parts += [segment.known, segment.mask]
       z = torch.cat([part.float() for part in parts], -1)
       grids.append(arranged(embed.patchify(z, self.patches(modality)), at))
-    return trunk.embed(torch.cat(grids, 1)), trunk.read_prompt(cond.text)
+    return trunk.embed(spread.part(torch.cat(grids, 1))), trunk.read_prompt(spread.part(cond.text))
 
-  def context(self, modality, trunk, time, t, x, y, cond, places) -> layers.Context:
+  def context(self, modality, trunk, time, t, x, y, cond, places, spread) -> layers.Context:
     k, segments = self.config.width // self.config.heads, cond.segments[modality]
     joined = lambda parts: torch.cat([arranged(*pair) for pair in zip(parts, places)], 1)
     positions, valid = joined([s.positions for s in segments]), joined([s.valid for s in segments])
@@ -132,10 +136,12 @@ class MMDiT(ModelMixin, configuration_utils.ConfigMixin, cache_utils.CacheMixin)
     if not modality:
       space = torch.cat([clock, positions[..., 1:]], -1)
     return layers.Context(
+      spread=spread,
+      lengths=(valid.shape[1], cond.text.shape[1]),
       mod=rows(trunk.mod(time), 9),
       text_mod=rows(trunk.text_mod(time), 6),
-      angle=layers.angles(space, dims),
-      time_angle=layers.angles(clock, (k,)),
+      angle=spread.part(layers.angles(space, dims)),
+      time_angle=spread.part(layers.angles(clock, (k,))),
       keys=layers.Keys.of(torch.cat([valid, cond.text_valid], 1)),
       readable=layers.Keys.of(valid & cond.present[modality][:, None]),
       prompt=y[1],
