@@ -60,13 +60,15 @@ class Spread:
     """[b s/p n k] -> [b s n/p k]"""
     if self.size == 1:
       return x
-    return self.exchange(x.unflatten(2, (self.size, -1)).movedim(2, 0)).flatten(1, 2)[:, :length]
+    parts = x.unflatten(2, (self.size, -1)).movedim(2, 0)  # [p b s/p n/p k], p: whose heads
+    return self.exchange(parts).flatten(1, 2)[:, :length]
 
   def tokens(self, x):
     """[b s n/p k] -> [b s/p n k]"""
     if self.size == 1:
       return x
-    return self.exchange(self.cut(x).movedim(1, 0)).movedim(1, 2).flatten(2, 3)
+    parts = self.cut(x).movedim(1, 0)  # [p b s/p n/p k], p: whose tokens
+    return self.exchange(parts).movedim(1, 2).flatten(2, 3)
 
   def cut(self, x):
     """[b s ...] -> [b p s/p ...]"""
