@@ -4,10 +4,11 @@
     --bucket clips-81x720x1280 --out out/sweep --minutes 60
 
 Every mesh x what is kept x kernel blocks x parts of the batch is listed, rules drop what cannot
-be good (sr4/planning/sweep.py), the rest is compiled, the promising first, until the time is
-up; run it again to go on.  OUT gets a JSON for each candidate, sweep.json, and sweep.html with the
-front of memory and time.  --try.remat=full,attention --try.blocks=512x1024 --try.accumulate=1,2
-say what to choose from.  Needs pip install 'sr4[tpu]'.
+be good (sr4/planning/sweep.py), the rest is compiled until the time is up, the promising first and
+what will hardly fit last; run it again to go on.  OUT gets a JSON for each candidate, sweep.json,
+and sweep.html with the front of memory and time.
+--try.remat=full,attention --try.blocks=512x1024 --try.accumulate=1,2 say what to choose from.
+Needs pip install 'sr4[tpu]'.
 """
 
 import sys

@@ -63,7 +63,7 @@ class Choices:
 
   remat: tuple[str, ...] = ('results', 'attention', 'full')
   blocks: tuple[tuple[int, int], ...] = ((512, 1024), (1024, 1024))
-  accumulate: tuple[int, ...] = (1, 2)
+  accumulate: tuple[int, ...] = (1, 2, 4, 8, 16)
 
   def __post_init__(self):
     for remat in self.remat:
@@ -175,6 +175,21 @@ def promising(c: Candidate, job: Job) -> tuple:
     c.remat != 'attention',
     (c.queries, c.keys) != (512, 1024),
     c.data,
+  )
+
+
+def doubtful(c: Candidate, rows: list[dict]) -> bool:
+  """Took one that keeps no more, of no larger part of the batch, a tenth too much on its mesh?
+
+  Activations of a device depend little on which axes split them.
+  """
+  keeps = [*mmdit.REMAT].index  # from the most to the least
+  return any(
+    row['hbm_gib']['total'] > 1.1 * row['hbm_gib']['capacity']
+    and keeps(row['remat']) >= keeps(c.remat)
+    and row['accumulate'] >= c.accumulate
+    for row in rows
+    if 'hbm_gib' in row
   )
 
 

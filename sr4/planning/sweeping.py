@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 
 from sr4.planning import page as page_lib
@@ -26,28 +27,37 @@ def run(
 ) -> list[dict]:
   """What is known of the candidates, in their order: each as `sr4 plan` tells it, or its error.
 
+  Those that what was found leaves in doubt are compiled last.
+
   Args:
     arguments: of `sr4 plan`: config, topology, bucket.
     folder: keeps what was found; what is there already is not compiled again.
     until: of time.monotonic(): after it no compile begins, and those that run are ended.
   """
+  paths = {c: os.path.join(folder, f'{c.name}.json') for c in candidates}
+  found = {c: row for c, path in paths.items() if (row := read(c, path))}
+  left, choosing = [c for c in candidates if c not in found], threading.Lock()
 
-  def one(candidate: sweep.Candidate) -> dict | None:
-    path = os.path.join(folder, f'{candidate.name}.json')
-    if not os.path.exists(path):
-      if time.monotonic() >= until:
-        return None
-      compiled(arguments, candidate, path, processes, until)
-      tell(line(candidate, path))
-    return read(candidate, path)
+  def work():
+    while time.monotonic() < until:
+      with choosing:
+        if not left:
+          return
+        candidate = min(left, key=lambda c: sweep.doubtful(c, list(found.values())))
+        left.remove(candidate)
+      compiled(arguments, candidate, paths[candidate], processes, until)
+      row = read(candidate, paths[candidate])
+      if row:
+        found[candidate] = row
+      tell(line(candidate, row))
 
   with futures.ThreadPoolExecutor(processes) as pool:
     try:
-      found = list(pool.map(one, candidates))
-    except BaseException:
-      pool.shutdown(wait=False, cancel_futures=True)
-      raise
-  return [row for row in found if row]
+      for worker in [pool.submit(work) for _ in range(processes)]:
+        worker.result()
+    finally:
+      left.clear()
+  return [found[c] for c in candidates if c in found]
 
 
 def compiled(arguments, candidate: sweep.Candidate, path: str, processes: int, until: float):
@@ -76,8 +86,7 @@ def read(candidate: sweep.Candidate, path: str) -> dict | None:
   return dataclasses.asdict(candidate) | {'candidate': candidate.name} | row
 
 
-def line(candidate: sweep.Candidate, path: str) -> str:
-  row = read(candidate, path)
+def line(candidate: sweep.Candidate, row: dict | None) -> str:
   if row is None:
     return f'{candidate.name}: the time is up'
   return f'{candidate.name}: {row["error"] if "error" in row else figures(row)}'

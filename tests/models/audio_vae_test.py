@@ -39,8 +39,9 @@ def theirs(c: audio_vae.Config):
 
 def pair(**fields):
   config = audio_vae.Config(**fields)
-  model, refs = audio_vae.AudioVAE(config, rngs=nnx.Rngs(0)), theirs(config)
-  return load(model, *refs), *refs
+  like = tree.abstract(lambda: audio_vae.AudioVAE(config, rngs=nnx.Rngs(0)))
+  refs = theirs(config)
+  return load(like, *refs), *refs
 
 
 def load(model, vae, sound):
