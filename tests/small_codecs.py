@@ -10,6 +10,7 @@ from sr4.core import tree
 from sr4.models import audio_vae
 from sr4.models import video_vae
 from sr4.models import vocoder
+from tests.models import reference
 
 VIDEO = dict(channels=4, width=8, blocks=1, mean=(0.1, -0.2, 0.3, 0.0), std=(1.0, 2.0, 0.5, 1.5))
 VOCODER = dict(width=64, rates=(8, 8, 4, 2), windows=(3,), dilations=(1,))
@@ -18,12 +19,14 @@ AUDIO = dict(channels=8, width=16, blocks=1, sample_rate=8000)
 
 def video(**fields) -> video_vae.VideoVAE:
   config = video_vae.Config(**(VIDEO | dict(dtype='float32') | fields))
-  return video_vae.VideoVAE(config, rngs=nnx.Rngs(3))
+  like = tree.abstract(lambda: video_vae.VideoVAE(config, rngs=nnx.Rngs(0)))
+  return reference.drawn(like, seed=3)
 
 
 def audio() -> audio_vae.AudioVAE:
   config = audio_vae.Config(**AUDIO, vocoder=vocoder.Config(**VOCODER))
-  return audio_vae.AudioVAE(config, rngs=nnx.Rngs(4))
+  like = tree.abstract(lambda: audio_vae.AudioVAE(config, rngs=nnx.Rngs(0)))
+  return reference.drawn(like, seed=4)
 
 
 def write(folder) -> dict:

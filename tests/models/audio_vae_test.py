@@ -37,10 +37,14 @@ def theirs(c: audio_vae.Config):
   return reference.randomized(vae), reference.randomized(sound)
 
 
-def pair(**fields):
+def shapes(**fields) -> audio_vae.AudioVAE:
   config = audio_vae.Config(**fields)
-  like = tree.abstract(lambda: audio_vae.AudioVAE(config, rngs=nnx.Rngs(0)))
-  refs = theirs(config)
+  return tree.abstract(lambda: audio_vae.AudioVAE(config, rngs=nnx.Rngs(0)))
+
+
+def pair(**fields):
+  like = shapes(**fields)
+  refs = theirs(like.config)
   return load(like, *refs), *refs
 
 
@@ -114,9 +118,9 @@ def test_the_full_size_is_the_reference(relative):
 
 def test_the_clip_of_the_paper():
   """81 frames at 16 fps are 223,256 samples and 218 latents (SPEC: 43.066 Hz)."""
-  model = jax.eval_shape(lambda: audio_vae.AudioVAE(audio_vae.Config(), rngs=nnx.Rngs(0)))
+  model = shapes()
   assert model.latent_length(223_256) == 218 and model.rate == pytest.approx(43.066, abs=1e-3)
-  tiny = audio_vae.AudioVAE(audio_vae.Config(**TINY), rngs=nnx.Rngs(0))
+  tiny = reference.drawn(shapes(**TINY))
   z = jax.jit(lambda m, x: m.encode(x))(tiny, sound_of(1, 223_256)[..., None])
   assert z.shape == (1, 218, 8)
   shape = jax.eval_shape(lambda z: tiny.decode(z, samples=223_256), z).shape
@@ -133,7 +137,7 @@ def test_the_clip_of_the_paper():
 )
 def test_wrong_input(call, told):
   with pytest.raises(ValueError, match=told):
-    call(audio_vae.AudioVAE(audio_vae.Config(**TINY), rngs=nnx.Rngs(0)))
+    call(reference.drawn(shapes(**TINY)))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,12 @@
-"""Reference classes for parity: random weights, and a state dict as a source of them."""
+"""Reference classes for parity: random weights, theirs and ours, and a state dict as a source."""
 
+import math
+
+import jax
 import numpy as np
 import torch
+
+from sr4.core import tree
 
 
 class State:
@@ -26,6 +31,19 @@ def randomized(model):
     for x in model.parameters():
       x.add_((0.1 * x.std() if x.ndim > 1 else 0.02) * torch.randn_like(x))
   return model.eval()
+
+
+def drawn(like, seed=0):
+  """Arrays for tree.abstract of a codec, drawn on the host: kernels of variance 1 / fan-in."""
+  random = np.random.default_rng(seed)
+
+  def draw(path, x):
+    fan = math.prod(x.shape[:-1]) if x.ndim > 1 else 2500
+    about = 1 if tree.name_of(path).endswith('gamma') else 0
+    value = about + fan**-0.5 * random.standard_normal(x.shape)
+    return jax.device_put(value.astype(x.dtype), x.sharding)
+
+  return jax.tree_util.tree_map_with_path(draw, like)
 
 
 def channels_first(x) -> torch.Tensor:

@@ -28,9 +28,13 @@ TINY = dict(channels=4, width=8, mean=(0.1, -0.2, 0.3, 0.0), std=(1.0, 2.0, 0.5,
 WAN22 = TINY | dict(decoder_width=16, patch=2, shortcuts=True)
 
 
-def ours(fields: dict, dtype='float32', **changes) -> video_vae.VideoVAE:
+def shapes(fields: dict, dtype='float32', **changes) -> video_vae.VideoVAE:
   config = video_vae.Config(**(fields | dict(dtype=dtype) | changes))
-  return video_vae.VideoVAE(config, rngs=nnx.Rngs(0))
+  return tree.abstract(lambda: video_vae.VideoVAE(config, rngs=nnx.Rngs(0)))
+
+
+def ours(fields: dict, dtype='float32', **changes) -> video_vae.VideoVAE:
+  return reference_lib.drawn(shapes(fields, dtype, **changes))
 
 
 def theirs(c: video_vae.Config) -> diffusers.AutoencoderKLWan:
@@ -40,7 +44,7 @@ def theirs(c: video_vae.Config) -> diffusers.AutoencoderKLWan:
 
 
 def pair(fields: dict, **changes):
-  like = tree.abstract(lambda: ours(fields, **changes))
+  like = shapes(fields, **changes)
   reference = theirs(like.config)
   return rules.load(like, wan.diffusers(like.config), reference_lib.State(reference)), reference
 
@@ -88,7 +92,7 @@ def test_the_full_size_is_the_reference(relative):
 def test_in_bfloat16_it_is_as_near_as_the_reference(relative):
   model, reference = pair(TINY)
   x = frames_of(1, 9, 32, 32)
-  half, z = tree.abstract(lambda: ours(TINY, 'bfloat16')), encode(model, x)
+  half, z = shapes(TINY, 'bfloat16'), encode(model, x)
   half = tree.from_flat(half, tree.to_flat(model))
   scaled = first(z * np.float32(model.config.std) + np.float32(model.config.mean))
   with torch.no_grad():
@@ -112,8 +116,7 @@ def test_parts_are_one_pass(fields, relative):
     z = encode(whole, x)
     y = decode(whole, z)
     for chunk in (1, 3):  # 3 does not divide the 4 after the first: it is as 2.
-      like = tree.abstract(lambda chunk=chunk: ours(fields, 'float64', chunk=chunk))
-      parts = tree.from_flat(like, tree.to_flat(whole))
+      parts = tree.from_flat(shapes(fields, 'float64', chunk=chunk), tree.to_flat(whole))
       assert relative(encode(parts, x), z) < 1e-6
       assert relative(decode(parts, z), y) < 1e-6
 
@@ -141,7 +144,7 @@ def test_is_causal_by_gradient():
 def test_tiles_are_as_near_as_those_of_the_reference(relative):
   """A tile does not see what is beyond its border: with the same tiles both are off by it."""
   model, reference = pair(TINY)
-  tiles = tree.from_flat(tree.abstract(lambda: ours(TINY, tile=64)), tree.to_flat(model))
+  tiles = tree.from_flat(shapes(TINY, tile=64), tree.to_flat(model))
   x = frames_of(1, 5, 80, 112)
   with torch.no_grad():
     whole = reference.encode(first(x)).latent_dist.mean
@@ -195,7 +198,8 @@ def test_black_frames_are_coded_once():
   asked = [(5, 32, 48), (1, 32, 32), (1, 64, 96)]
   assert set(made.blacks) == {' '.join(map(str, size)) for size in asked}
   for size in asked:
-    np.testing.assert_allclose(made.black(*size), ours(TINY).black(*size), atol=1e-5)
+    black = jax.jit(lambda model, size=size: model.black(*size))
+    np.testing.assert_allclose(made.black(*size), black(ours(TINY)), atol=1e-5)
     assert not jax.make_jaxpr(lambda m, size=size: m.black(*size))(made).eqns
   assert made.latent_shape(5, 32, 48) == (2, 4, 6, 4) and made.channels == 4
   assert codec.remembering(sound, asked) is sound
@@ -217,14 +221,14 @@ def test_samples_of_the_posterior():
   x = frames_of(1, 1, 16, 16)
   _, log_variance = posterior(model, x)
   keys = jax.random.split(jax.random.key(0), 2000)
-  found = jax.vmap(functools.partial(model.encode, x))(keys)
+  found = jax.jit(jax.vmap(functools.partial(model.encode, x)))(keys)
   std = np.exp(log_variance / 2) / np.float32(model.config.std)
-  assert np.abs(found.mean(0) - model.encode(x)).max() < 0.1 * std.max()
+  assert np.abs(found.mean(0) - encode(model, x)).max() < 0.1 * std.max()
   np.testing.assert_allclose(found.std(0), std, rtol=0.1)
 
 
 def test_geometry_of_the_paper():
-  model = jax.eval_shape(lambda: ours({}))
+  model = shapes({})
   assert model.latent_shape(81, 480, 832) == (21, 60, 104, 16)
   assert model.latent_shape(241, 1088, 1920) == (61, 136, 240, 16)
   wan22 = video_vae.Config(**video_vae.WAN22)
