@@ -75,7 +75,7 @@ def randomized():
     def draw(path, x):
       name = jax.tree_util.keystr(path, simple=True, separator='.')
       about = 1.0 if name.removesuffix('.value').endswith('norm.scale') else 0.0
-      value = np.float32(about + std * random.standard_normal(x.shape))
+      value = random.standard_normal(x.shape, np.float32) * np.float32(std) + np.float32(about)
       return jax.device_put(value, x.sharding)
 
     return jax.tree_util.tree_map_with_path(draw, tree)

@@ -50,11 +50,11 @@ def loaded(config, **mesh):
     return weights.load(system_lib.build(config))
 
 
-@pytest.mark.parametrize('mesh', [dict(fsdp=1), dict(fsdp=2, tensor=2)])
-def test_it_stands_for_the_files(home, mesh):
+@pytest.mark.parametrize('axes', [dict(fsdp=1), dict(fsdp=2, tensor=2)])
+def test_it_stands_for_the_files(home, axes):
   _, config, out = home
   assert [line.split()[0] for line in out.splitlines()[-3:]] == list(SECTIONS)
-  one, two = (tree.to_flat(loaded(x, **mesh)) for x in (config, ours(home)))
+  one, two = (tree.to_flat(loaded(x, **axes)) for x in (config, ours(home)))
   assert one.keys() == two.keys()
   for name, x in one.items():
     np.testing.assert_array_equal(np.asarray(x), np.asarray(two[name]), name)

@@ -160,21 +160,21 @@ def test_tiles_are_as_near_as_those_of_the_reference(relative):
 
 
 @pytest.mark.parametrize(
-  'mesh, sides',
+  'axes, sides',
   [
     (dict(seq=4), (64, 24)),  # height
     (dict(fsdp=1, seq=2, tensor=2), (40, 64)),  # width
     (dict(fsdp=1, seq=8), (24, 40)),  # of which no latents divide
   ],
 )
-def test_on_a_mesh(mesh, sides, relative):
+def test_on_a_mesh(axes, sides, relative):
   """Rows over fsdp, a side over seq and tensor: the same numbers, and a share of the work."""
   x = frames_of(4, 5, *sides)
   model = ours(TINY)
   z = encode(model, x)
   y = decode(model, z)
   one = encode.lower(model, x).compile().cost_analysis()['flops'] / 4
-  with jax.set_mesh(sharding.make_mesh(**mesh)):
+  with jax.set_mesh(sharding.make_mesh(**axes)):
     there = ours(TINY)
     ways, rows = sharding.axis_size('seq', 'tensor'), 4 // sharding.axis_size('fsdp')
     given = there, sharding.rows(x)
