@@ -39,7 +39,15 @@ def _config(root, stage):
     'step.sparsify_every': STEPS // 4,
   }
   overrides = [f'{key}={value}' for key, value in changes.items()]
-  return config_lib.load(f'{PROGRAM}:{stage},debug,world', overrides)
+  config = config_lib.load(f'{PROGRAM}:{stage},debug,world', overrides)
+  if stage in (
+    'sft1',
+    'sft2',
+  ):  # Programs are what costs: video6 has pictures and clips to refer to.
+    for name in [*config.data.buckets]:
+      if name.startswith(('image_ref', 'video_ref')):
+        del config.data.buckets[name]
+  return config
 
 
 @pytest.fixture(scope='module')
