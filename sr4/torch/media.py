@@ -85,6 +85,13 @@ class Given:
     ):
       if x is not None and np.shape(x) != shape:
         raise ValueError(f'{name} is {np.shape(x)}; here it must be {shape}')
+    images = ((f'ref_images[{i}]', x) for i, x in enumerate(self.ref_images))
+    for name, x in (*known, ('video', self.video), *images, ('ref_video', self.ref_video)):
+      if x is not None and np.asarray(x).dtype != np.uint8:
+        raise ValueError(f'{name} is {np.asarray(x).dtype}; pixels are uint8, from 0 to 255')
+    for name, x in (('audio', self.audio), ('ref_audio', self.ref_audio)):
+      if x is not None:
+        check_sound(name, x)
     if self.mask_audio is not None:
       heard = np.asarray(self.mask_audio) == 0
       if np.count_nonzero(np.diff(heard)) != 1:
@@ -141,6 +148,12 @@ class Given:
     for at, x in stills.items():
       frames[at], known[at] = x, True
     return frames, known
+
+
+def check_sound(name: str, x):
+  x = np.asarray(x)
+  if x.ndim != 2 or not np.issubdtype(x.dtype, np.floating):
+    raise ValueError(f'{name} is {x.dtype} {x.shape}; sound is float [n channels] in [-1, 1]')
 
 
 def fitted(audio: np.ndarray, samples: int) -> np.ndarray:

@@ -211,6 +211,7 @@ class SkyReelsV4Pipeline(sampler.Sampler):
     codec, (height, width) = self.codecs.audio, np.shape(video)[1:3]
     size = self.size(num_frames, height, width, fps, sound=asked.get('sound', True))
     if audio is not None:  # As long as the picture.
+      media.check_sound('audio', audio)
       length = media_lib.audio_length(len(video), fps, codec.sample_rate)
       audio = media.fitted(audio, length)
     source = media_lib.Clip(np.asarray(video), fps, audio, codec.sample_rate)
