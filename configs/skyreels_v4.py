@@ -246,10 +246,11 @@ class Pod:
 
 
 # By the stage's clips: up to 480 rows, and above.  Chosen by `sr4 plan` for `large` on v5p:8x8x8,
-# v5e:16x16, v6e:16x16 and tpu7x:4x4x4 (docs/pods.md): what fits, by hand; not each is swept.
+# v5e:16x16, v6e:16x16 and tpu7x:4x4x4 (docs/pods.md); v5e's and
+# tpu7x's up to 480 rows are not swept.
 PODS = dict(
   v5e=(Pod(8, 16, 16, 'full', 256), Pod(8, 16, 16, 'full', 256)),
-  v6e=(Pod(8, 8, 8, 'attention', 256), Pod(8, 8, 8, 'attention', 256)),
+  v6e=(Pod(16, 4, 8, 'attention', 256), Pod(8, 8, 8, 'attention', 256)),
   v5p=(Pod(32, 2, 1, 'results', 128), Pod(4, 16, 2, 'results', 128)),
   tpu7x=(Pod(8, 8, 4, 'results', 256), Pod(4, 16, 8, 'attention', 256)),
 )
@@ -279,6 +280,9 @@ def get_config(arg: str = 'video1') -> ml_collections.ConfigDict:
     )
   stage = STAGES[name]
   pod = PODS[chips[0]][max(stage.resolutions, default=0) > 480] if chips else None
+  parts = pod.accumulate if pod else 1
+  if not (stage.clips or stage.sounds):
+    parts = max(1, parts // 4)  # Pictures are small.
   both, tile = not stage.frozen and not stage.refine, pod.tile if pod else 128
   root = 'out/curriculum/data' if world else 'data'
   found = dict(buckets(stage, TOY if world else REPORT))
@@ -298,7 +302,7 @@ def get_config(arg: str = 'video1') -> ml_collections.ConfigDict:
       optimizer=dict(learning_rate=stage.learning_rate, warmup=1000, frozen=stage.frozen),
       step=dict(
         ema=0.9999,
-        accumulate=pod.accumulate if pod else 1,
+        accumulate=parts,
         sparsify=0.03 if stage.refine else 0.0,
       ),
       init={
