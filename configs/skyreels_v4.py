@@ -246,8 +246,7 @@ class Pod:
 
 
 # By the stage's clips: up to 480 rows, and above.  Chosen by `sr4 plan` for `large` on v5p:8x8x8,
-# v5e:16x16, v6e:16x16 and tpu7x:4x4x4 (docs/pods.md); v5e's and
-# tpu7x's up to 480 rows are not swept.
+# v5e:16x16, v6e:16x16 and tpu7x:4x4x4 (docs/pods.md); v5e's and tpu7x's first are not swept.
 PODS = dict(
   v5e=(Pod(8, 16, 16, 'full', 256), Pod(8, 16, 16, 'full', 256)),
   v6e=(Pod(16, 4, 8, 'attention', 256), Pod(8, 8, 8, 'attention', 256)),
