@@ -40,10 +40,7 @@ def _config(root, stage):
   }
   overrides = [f'{key}={value}' for key, value in changes.items()]
   config = config_lib.load(f'{PROGRAM}:{stage},debug,world', overrides)
-  if stage in (
-    'sft1',
-    'sft2',
-  ):  # Programs are what costs: video6 has pictures and clips to refer to.
+  if stage.startswith('sft'):  # video6 has pictures and clips to refer to, and programs cost.
     for name in [*config.data.buckets]:
       if name.startswith(('image_ref', 'video_ref')):
         del config.data.buckets[name]

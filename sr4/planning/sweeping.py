@@ -48,7 +48,8 @@ def run(
       compiled(arguments, candidate, paths[candidate], processes, until)
       row = read(candidate, paths[candidate])
       if row:
-        found[candidate] = row
+        with choosing:
+          found[candidate] = row
       tell(line(candidate, row))
 
   with futures.ThreadPoolExecutor(processes) as pool:
