@@ -179,9 +179,11 @@ def promising(c: Candidate, job: Job) -> tuple:
 
 
 def doubtful(c: Candidate, rows: list[dict]) -> bool:
-  """Took one that keeps no more, of no larger part of the batch, a tenth too much on its mesh?
+  """Will it hardly fit, by what `rows` took?
 
-  Activations of a device depend little on which axes split them.
+  Activations of a device depend on the parts of the batch and on what is kept, and little on the
+  mesh.  So a row that keeps no more than `c`, of parts no larger, and yet took a tenth more than
+  the device has, speaks against it.
   """
   keeps = [*mmdit.REMAT].index  # from the most to the least
   return any(

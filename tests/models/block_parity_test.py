@@ -65,6 +65,15 @@ def _rows(chunks, table) -> np.ndarray:
   return rows - np.asarray(table)[:, None]
 
 
+def _inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Tokens, text and what modulates them, of two rows."""
+  return (
+    small.normal(2, small.S, small.WIDTH),
+    small.normal(2, small.TEXT, small.WIDTH, seed=1),
+    small.normal(2, small.WIDTH, seed=2),
+  )
+
+
 def _over_batch(angle, b=2):
   return np.broadcast_to(np.asarray(angle), (b, *angle.shape[1:]))
 
@@ -100,11 +109,7 @@ def test_dual_stream_as_hunyuan(relative, randomized):
   )
   layer = small.layer(randomized, dual=True)
   _copy_dual(layer.audio, theirs)
-  x, text, temb = (
-    small.normal(2, small.S, small.WIDTH),
-    small.normal(2, small.TEXT, small.WIDTH, seed=1),
-    small.normal(2, small.WIDTH, seed=2),
-  )
+  x, text, temb = _inputs()
   valid, text_valid = np.ones((2, small.S), bool), np.ones((2, small.TEXT), bool)
   valid[1, 9:], text_valid[0, 3:] = False, False
   rotary = hunyuan.HunyuanVideoRotaryPosEmbed(1, 1, [8, 8, 8])(torch.zeros(1, 1, *small.GRID))
@@ -132,11 +137,7 @@ def test_dual_stream_as_flux(relative, randomized):
   )
   layer = small.layer(randomized, dual=True)
   _copy_dual(layer.audio, theirs)
-  x, text, temb = (
-    small.normal(2, small.S, small.WIDTH),
-    small.normal(2, small.TEXT, small.WIDTH, seed=1),
-    small.normal(2, small.WIDTH, seed=2),
-  )
+  x, text, temb = _inputs()
   ids = np.concatenate([np.zeros((small.TEXT, 3), np.float32), small.coordinates()[0]])
   rotary = flux.FluxPosEmbed(10000, [8, 8, 8])(torch.tensor(ids))
   with torch.no_grad():
@@ -176,11 +177,7 @@ def test_single_stream_as_hunyuan(half, relative, randomized):
   )
   stream.down.kernel[...] = jnp.asarray(weight[:, small.WIDTH :].T)
   stream.out.bias[...] = stream.down.bias[...] = bias
-  x, text, temb = (
-    small.normal(2, small.S, small.WIDTH),
-    small.normal(2, small.TEXT, small.WIDTH, seed=1),
-    small.normal(2, small.WIDTH, seed=2),
-  )
+  x, text, temb = _inputs()
   rotary = hunyuan.HunyuanVideoRotaryPosEmbed(1, 1, [8, 8, 8])(torch.zeros(1, 1, *small.GRID))
   with torch.no_grad():
     expected = theirs(*map(torch.tensor, (x, text, temb)), image_rotary_emb=rotary)
