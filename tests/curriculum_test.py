@@ -21,7 +21,7 @@ from sr4.training import loop
 from sr4.training import metrics
 from sr4.training import validation
 
-STEPS = 50
+STEPS = 30
 PROGRAM = str(pathlib.Path(skyreels_v4.__file__))
 
 
