@@ -38,15 +38,21 @@ def local(q, k, v, valid, blocks=splash.Blocks(), kept=True) -> jax.Array:
     kernels['tpu'] = functools.partial(splash.attend, blocks=blocks, kept=kept)
   if known and cudnn.fits(q):
     kernels['cuda'] = functools.partial(cudnn.attend, kept=kept)
-  if known and blocked.fits(q):
+  if known and blocked.fits(q.shape[1]):
     kernels['cpu'] = functools.partial(named, blocked.attend, kept)
-  args, other = (q, k, v, valid), functools.partial(named, plain, kept)
+  args, other = (q, k, v, valid), functools.partial(named, plain if known else of_any_length, kept)
   out = jax.lax.platform_dependent(*args, **kernels, default=other) if kernels else other(*args)
   return jnp.where(jnp.any(valid, -1)[:, None, None, None], out, 0)
 
 
 def plain(q, k, v, valid):
   return jax.nn.dot_product_attention(q, k, v, mask=valid[:, None, None, :])
+
+
+def of_any_length(q, k, v, valid):
+  """Where sizes are symbols (jax.export): the two ways of a CPU, chosen when they are known."""
+  many = blocked.fits(jnp.asarray(q.shape[1]))
+  return jax.lax.cond(many, blocked.attend, plain, q, k, v, valid)
 
 
 def named(way, kept: bool, *args):

@@ -12,8 +12,8 @@ LEAST = 4 * BLOCK  # for fewer the plain product is as fast
 NONE = -1e30
 
 
-def fits(q: jax.Array) -> bool:
-  return q.shape[1] >= LEAST
+def fits(queries):
+  return queries >= LEAST
 
 
 @jax.custom_vjp
@@ -79,8 +79,9 @@ def product(eqn: str, *operands) -> jax.Array:
 
 def blocks(x) -> jax.Array:
   """[b s n k] -> [blocks b n BLOCK k], the last filled with zeros."""
-  x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % BLOCK), (0, 0), (0, 0)))
-  return x.reshape(x.shape[0], -1, BLOCK, *x.shape[2:]).transpose(1, 0, 3, 2, 4)
+  b, s, *rest = x.shape
+  x = jnp.pad(x, ((0, 0), (0, -s % BLOCK), (0, 0), (0, 0)))
+  return x.reshape(b, -(-s // BLOCK), BLOCK, *rest).transpose(1, 0, 3, 2, 4)
 
 
 def whole(x, length: int) -> jax.Array:
