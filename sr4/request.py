@@ -1,6 +1,7 @@
 """What is asked of a pipeline: the fields of the product's requests, and the Size and Row of each.
 
   request = config.build(request.Request, fields, 'request')
+  request.check_files()                     what can be said of its media before a model is loaded
   size = request.size(system, trained)      what is made
   row = request.row(system, size)           what is given of it, of this size or a Refiner's
 
@@ -112,6 +113,44 @@ class Request:
     for field, problem in request_rules.problems(self):
       raise RequestError(f'{field}: {problem}')
 
+  def files(self) -> list[tuple[str, str, str]]:
+    """(field, file, 'picture' or 'sound') of all media."""
+    found = [
+      ('first_frame_image', self.first_frame_image, 'picture'),
+      ('end_frame_image', self.end_frame_image, 'picture'),
+      ('video', self.video, 'picture'),
+      ('audio', self.audio, 'sound'),
+      ('mask_video', self.mask_video, 'picture'),
+      ('mask_image', self.mask_image, 'picture'),
+    ]
+    for i, frame in enumerate(self.mid_frame_images):
+      found += [(f'mid_frame_images[{i}].image_url', frame.image_url, 'picture')]
+    for i, entry in enumerate(self.ref_images):
+      of = enumerate(entry.image_urls)
+      found += [(f'ref_images[{i}].image_urls[{j}]', path, 'picture') for j, path in of]
+      found += [(f'ref_images[{i}].audio_url', entry.audio_url, 'sound')]
+    for i, entry in enumerate(self.ref_videos):
+      found += [(f'ref_videos[{i}].video_url', entry.video_url, 'picture')]
+    for i, entry in enumerate(self.ref_audios):
+      found += [(f'ref_audios[{i}].audio_url', entry.audio_url, 'sound')]
+    return [each for each in found if each[1]]
+
+  def check_files(self):
+    """Reads the headers of all media.
+
+    Raises:
+      RequestError: of a file that is not there, is no media, or has no picture or no sound.
+    """
+    for field, path, kind in self.files():
+      try:
+        info = media.probe(path)
+      except OSError as error:
+        raise RequestError(f'{field}: {path}: {error.strerror}') from error
+      except media.MediaError as error:
+        raise RequestError(f'{field}: {error}') from error
+      if not (info.has_audio if kind == 'sound' else info.width):
+        raise RequestError(f'{field}: {path} has no {kind}')
+
   @property
   def extension(self) -> Extension | None:
     """The clip that is continued."""
@@ -167,7 +206,12 @@ class Request:
     return AV(self.negative_prompt, self.negative_prompt if heard is None else heard)
 
   def size(self, system, trained: Mapping) -> Size:
-    """What is made: as trained, but for what is asked."""
+    """What is made: as trained, but for what is asked.
+
+    Raises:
+      RequestError: as check_files.
+    """
+    self.check_files()
     usual, changes = pipeline.size_of(system, trained), {}
     for name in ('frames', 'fps', 'sound', 'seconds'):
       if getattr(self, name) is not None:
@@ -315,12 +359,9 @@ class Request:
 
   def _sound(self, system, path: str, count: int) -> np.ndarray:
     audio = system.codecs.audio
-    samples = media.read_audio(
+    return media.read_audio(
       path, count=count, sample_rate=audio.sample_rate, channels=audio.audio_channels
     )
-    if samples is None:
-      raise RequestError(f'audio: {path} has no sound')
-    return samples
 
   def _pictures(self) -> list[tuple[str, int]]:
     """(path, panel, or -1 for all of it) of each reference picture."""

@@ -176,6 +176,7 @@ def requests(args) -> list:
           raise errors.UserError(f"{where}: {line.strip()} has no fields; give {{'prompt': ...}}")
         try:
           found.append(config.build(request.Request, fields, where))
+          found[-1].check_files()
         except request.RequestError as error:
           raise request.RequestError(f'{where}: {error}') from error
   prompts = list(args.prompt)
@@ -183,7 +184,10 @@ def requests(args) -> list:
     with open(args.prompts) as f:
       prompts += [line.strip() for line in f if line.strip()]
   beside = given(args, (*SIZE, *MEDIA, *BESIDE))
-  found += [request.Request(prompt, **beside) for prompt in prompts]
+  of_flags = [request.Request(prompt, **beside) for prompt in prompts]
+  for one in of_flags[:1]:  # All have the same media.
+    one.check_files()
+  found += of_flags
   if not found:
     raise errors.UserError(
       "no prompt: give --prompt 'a red circle bounces', --prompts FILE or --requests FILE"

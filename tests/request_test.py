@@ -8,6 +8,7 @@ import pytest
 from data_pipelines import media
 from data_pipelines import mp4
 from data_pipelines import stills
+from data_pipelines import wav
 from sr4 import pipeline
 from sr4 import request
 from sr4.core import captions
@@ -258,10 +259,40 @@ def test_what_the_media_do_not_have(home):
   film = dict(tag='@film', video_url=clip, type='extend')
   fails('9 frames at 8 fps', prompt='@film', ref_videos=(film,), frames=65)
   fails('frames: given frames are of a clip', first_frame_image=str(home / 'first.png'), frames=1)
-  fails('nowhere.mp4', video='/nowhere.mp4')
   fails('frames', video=clip, mask_image=str(home / 'mask.png'), frames=33)
   late = dict(image_url=str(home / 'first.png'), time_stamp=0.5)
   fails(r'mid_frame_images\[0\].time_stamp: at 0.5 s there is no frame', mid_frame_images=(late,))
+
+
+def test_files_that_are_of_no_use_are_told_with_their_field(home):
+  clip, mute, none = (str(home / name) for name in ('clip.mp4', 'mask.mp4', 'none.png'))
+  (home / 'broken.mp4').write_bytes(b'not a clip')
+  sound = str(home / 'sound.wav')
+  (home / 'sound.wav').write_bytes(wav.to_bytes(np.zeros((800, 1), np.float32), 8000))
+  picture, voice = dict(tag='@a', image_urls=[clip, none]), dict(tag='@a', audio_url=mute)
+  for told, fields in (
+    (f'video: {home}/broken.mp4: not readable', dict(video=str(home / 'broken.mp4'))),
+    (f'first_frame_image: {none}: No such file', dict(first_frame_image=none)),
+    (f'end_frame_image: {home}: Is a directory', dict(end_frame_image=str(home))),
+    (f'video: {sound} has no picture', dict(video=sound)),
+    (f'audio: {mute} has no sound', dict(audio=mute)),
+    (f'mask_image: {sound} has no picture', dict(video=clip, mask_image=sound)),
+    (f'mask_video: {none}: No such file', dict(video=clip, mask_video=none)),
+    (f'mid_frame_images[0].image_url: {none}', dict(mid_frame_images=[dict(image_url=none)])),
+    (f'ref_images[0].image_urls[1]: {none}', dict(ref_images=[picture])),
+    (
+      'ref_images[0].audio_url: ',
+      dict(ref_images=[dict(picture, image_urls=[clip], audio_url=mute)]),
+    ),
+    (f'ref_videos[0].video_url: {none}', dict(ref_videos=[dict(tag='@a', video_url=none)])),
+    (f'ref_audios[0].audio_url: {mute} has no sound', dict(ref_audios=[voice])),
+  ):
+    given = ask(prompt='@a', **fields)
+    with pytest.raises(request.RequestError) as error:
+      given.check_files()
+    assert str(error.value).startswith(told)
+    with pytest.raises(request.RequestError):
+      given.size(SYSTEM, TRAINED)
 
 
 def test_the_prompt_may_name_no_more_than_is_given():
