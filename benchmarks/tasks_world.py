@@ -23,6 +23,7 @@ from data_pipelines.tasks import Row
 from data_pipelines.world import kinds
 from sr4 import evaluate
 from sr4 import pipeline
+from sr4 import sample as sample_verb
 from sr4.core import config as config_lib
 from sr4.core import sharding
 from sr4.core.av import AV
@@ -41,6 +42,8 @@ def main():
   parser.add_argument('--checkpoint', required=True)
   parser.add_argument('--step', type=int)
   parser.add_argument('--clips', type=int, default=32)
+  for name in sample_verb.SAMPLING:
+    parser.add_argument(f'--{name}', type=sample_verb.SAMPLING[name])
   parser.add_argument('--sheet', help='a PNG: frames of a clip of each task, a task in a row')
   args = parser.parse_args()
   print('| task | | model | at best | no skill |\n|---|---|---|---|---|')
@@ -62,7 +65,8 @@ class Bench:
 
   def __init__(self, args):
     self.system, self.model, self.trained = pipeline.load(args.checkpoint, args.step)
-    self.config = config_lib.build(pipeline.Config, dict(self.trained['sample']), 'sample')
+    fields = dict(self.trained['sample']) | sample_verb.given(args, sample_verb.SAMPLING)
+    self.config = config_lib.build(pipeline.Config, fields, 'sample')
     self.size = size = pipeline.size_of(self.system, self.trained)
     self.codecs, self.rate = self.system.codecs, self.system.codecs.audio.sample_rate
     self.drawn = world.Config.simple(

@@ -77,19 +77,20 @@ def bucket(folder: str, rows: int, weight: float = 1.0) -> dict:
 
 
 def every_task(config: ml_collections.ConfigDict):
-  given = dict(i2v=2, start_end=1, keyframes=2, extend=3, extend_back=1, inpaint=1, a2v=4, v2a=4)
+  given = dict(i2v=2, start_end=1, keyframes=2, extend=3, extend_back=1, inpaint=1, a2v=10, v2a=20)
   small = dict(height=16, width=16)  # A token of 4 x 4 pixels, whose shapes the codec keeps.
   clip = lambda kind, weight, **fields: bucket(f'{kind}/17x16x16', 16, weight) | small | fields
   config.video_codec.update(space_factor=2, channels=12)
   config.text.tokens = 16  # An edit tells what to change, and what there is then.
   config.data.root = 'out/tasks/data'
   config.data.buckets = dict(
-    clips=clip('clips', 3, tasks=dict(t2av=2) | given),
+    clips=clip('clips', 6, tasks=dict(t2av=2) | given),
     edits=clip('edits', 1, tasks=dict(edit=1)),
     references=clip('image_ref', 1, tasks=dict(image_ref=1), reference_images=1),
   )
   config.optimizer.learning_rate = 2e-3
-  config.train.update(steps=10_000, save_every=1000, keep=6)
+  config.train.update(steps=16_000, save_every=1000, keep=6)
+  config.sample.modality_scale = 2.0
   config.preview.every = 0
 
 
