@@ -1,7 +1,7 @@
 # Both commands build their own environment in .venv; nothing is needed but Python 3.11 and make.
 PYTHON ?= python3.11
 BIN := .venv/bin
-# Of what is installed a part is ever imported, and only that is compiled, then: a third of the time.
+# Byte code is written as modules are imported: to write it for all that is installed takes a third longer.
 PIP := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 OUT ?= out/demo
 DATA := $(OUT)/data
@@ -11,10 +11,10 @@ BEGAN := $(shell date +%s)
 
 .PHONY: demo test format clean
 export JAX_PLATFORMS ?= cpu
-# A program of XLA takes its memory anew at each run: what was freed is kept for the next, where else a
-# fifth of a training's time on a CPU goes into the system's giving out the same pages again.
-export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648:glibc.malloc.arena_max=1
 
+# A step takes its memory anew from glibc, which is to keep what was freed: else a fifth of a training's
+# time on a CPU goes into fresh pages.
+demo: export GLIBC_TUNABLES ?= glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648:glibc.malloc.arena_max=1
 demo: $(DATA)/world $(DATA)/real  ## data, training, clips, and a page that shows them
 	$(BIN)/sr4 train --config configs/world.py:demo$(if $(wildcard $(DATA)/real),$(comma)real) \
 	  --workdir $(OUT) --config.data.root=$(DATA)
