@@ -113,43 +113,14 @@ class Request:
     for field, problem in request_rules.problems(self):
       raise RequestError(f'{field}: {problem}')
 
-  def files(self) -> list[tuple[str, str, str]]:
-    """(field, file, 'picture' or 'sound') of all media."""
-    found = [
-      ('first_frame_image', self.first_frame_image, 'picture'),
-      ('end_frame_image', self.end_frame_image, 'picture'),
-      ('video', self.video, 'picture'),
-      ('audio', self.audio, 'sound'),
-      ('mask_video', self.mask_video, 'picture'),
-      ('mask_image', self.mask_image, 'picture'),
-    ]
-    for i, frame in enumerate(self.mid_frame_images):
-      found += [(f'mid_frame_images[{i}].image_url', frame.image_url, 'picture')]
-    for i, entry in enumerate(self.ref_images):
-      of = enumerate(entry.image_urls)
-      found += [(f'ref_images[{i}].image_urls[{j}]', path, 'picture') for j, path in of]
-      found += [(f'ref_images[{i}].audio_url', entry.audio_url, 'sound')]
-    for i, entry in enumerate(self.ref_videos):
-      found += [(f'ref_videos[{i}].video_url', entry.video_url, 'picture')]
-    for i, entry in enumerate(self.ref_audios):
-      found += [(f'ref_audios[{i}].audio_url', entry.audio_url, 'sound')]
-    return [each for each in found if each[1]]
-
   def check_files(self):
     """Reads the headers of all media.
 
     Raises:
       RequestError: of a file that is not there, is no media, or has no picture or no sound.
     """
-    for field, path, kind in self.files():
-      try:
-        info = media.probe(path)
-      except OSError as error:
-        raise RequestError(f'{field}: {path}: {error.strerror}') from error
-      except media.MediaError as error:
-        raise RequestError(f'{field}: {error}') from error
-      if not (info.has_audio if kind == 'sound' else info.width):
-        raise RequestError(f'{field}: {path} has no {kind}')
+    for field, problem in request_rules.of_files(self):
+      raise RequestError(f'{field}: {problem}')
 
   @property
   def extension(self) -> Extension | None:

@@ -2,6 +2,8 @@
 
 import math
 
+from data_pipelines import media
+
 RESOLUTIONS = {'480p': (480, 832), '720p': (720, 1280), '1080p': (1088, 1920)}  # of 16:9
 ASPECTS = ('16:9', '4:3', '1:1', '9:16', '3:4')
 # Of sampling: UniPC points with 12 steps where Euler does with 30.
@@ -101,3 +103,35 @@ def of_tag(asked, where: str, tag: str):
     yield where, f'{tag!r} does not start with @ and a name'
   elif tag not in asked.prompt:
     yield where, f'the prompt does not name {tag!r}; name it there'
+
+
+def of_files(asked):
+  """As problems: of each file that is not there, is no media, or lacks the picture or the sound."""
+  for field, path, kind in files(asked):
+    try:
+      info = media.probe(path)
+    except OSError as error:
+      yield field, f'{path}: {error.strerror}'
+    except media.MediaError as error:
+      yield field, str(error)
+    else:
+      if not (info.has_audio if kind == 'sound' else info.width):
+        yield field, f'{path} has no {kind}'
+
+
+def files(asked):
+  """(field, file, 'picture' or 'sound', whichever is read of it) of all media."""
+  pictures = 'first_frame_image', 'end_frame_image', 'video', 'mask_video', 'mask_image'
+  found = [(name, getattr(asked, name), 'picture') for name in pictures]
+  found += [('audio', asked.audio, 'sound')]
+  for i, frame in enumerate(asked.mid_frame_images):
+    found += [(f'mid_frame_images[{i}].image_url', frame.image_url, 'picture')]
+  for i, entry in enumerate(asked.ref_images):
+    for j, path in enumerate(entry.image_urls):
+      found += [(f'ref_images[{i}].image_urls[{j}]', path, 'picture')]
+    found += [(f'ref_images[{i}].audio_url', entry.audio_url, 'sound')]
+  for i, entry in enumerate(asked.ref_videos):
+    found += [(f'ref_videos[{i}].video_url', entry.video_url, 'picture')]
+  for i, entry in enumerate(asked.ref_audios):
+    found += [(f'ref_audios[{i}].audio_url', entry.audio_url, 'sound')]
+  return [each for each in found if each[1]]
