@@ -2,15 +2,15 @@
 
 A bucket is one static shape.  Steps come in cycles; within a cycle each bucket gets its exact
 share, in an order drawn from (seed, cycle).  Hosts never talk: each computes the same answer and
-takes its own contiguous slice of the rows, so the global batch does not depend on how many hosts
-there are.
+takes those rows that its devices hold, so the global batch does not depend on how many hosts there
+are, nor on which devices are whose.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 import hashlib
 import json
-import math
 
 from grain import experimental
 import numpy as np
@@ -75,18 +75,21 @@ class Schedule:
     b = int(bucket[offset])
     return b, cycle * int(self.shares[b]) + int(visit[offset])
 
-  def draws(self, step: int, host: int = 0, hosts: int = 1) -> tuple[int, range]:
-    """(bucket, the draws of this host): positions in the bucket's endless shuffled sequence."""
+  def draws(self, step: int, parts: Sequence[int] = (0,), of: int = 1) -> tuple[int, list[int]]:
+    """(bucket, draws): positions in the bucket's endless shuffled sequence.
+
+    Args:
+      parts: which of the `of` equal parts of the rows; hosts that share rows name the same.
+    """
     b, visit = self.at(step)
     rows = self.buckets[b].rows
-    if rows % hosts:
+    if rows % of:
       raise ScheduleError(
-        f'bucket {self.buckets[b].name!r} has {rows} rows, which {hosts} hosts cannot '
-        f'share; use a multiple of {hosts}'
+        f'bucket {self.buckets[b].name!r} has {rows} rows, which are not {of} equal parts; use a '
+        f'multiple of {of}'
       )
-    local = rows // hosts
-    start = visit * rows + host * local
-    return b, range(start, start + local)
+    size = rows // of
+    return b, [visit * rows + part * size + i for part in parts for i in range(size)]
 
   def task(self, b: int, draw: int) -> str:
     """Name of the task of a draw: in every cycle of steps each task has its exact share of rows."""
@@ -145,16 +148,6 @@ def _order(seed: int, shares: tuple[int, ...], cycle: int) -> tuple[np.ndarray, 
   for b, share in enumerate(shares):
     visit[bucket == b] = np.arange(share)
   return bucket, visit
-
-
-def check_hosts(schedule: Schedule, hosts: int):
-  """ScheduleError naming the first bucket whose rows these hosts cannot share."""
-  for b in schedule.buckets:
-    if b.rows % hosts:
-      raise ScheduleError(
-        f'bucket {b.name!r} has {b.rows} rows, which {hosts} hosts cannot share; use '
-        f'a multiple of {math.lcm(hosts, 1)}'
-      )
 
 
 def _hash(*xs) -> int:

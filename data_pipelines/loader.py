@@ -123,6 +123,8 @@ class Loader:
     sample_rate, channels: of the sound, in Hz, and 1 or 2.
     time_factor: frames under a latent of the video codec.
     coded: {bucket: coded.Fit} of those that read latents.
+    parts, of: which of the equal parts of a batch's rows are this host's (core/sharding.py), and of
+      how many.
     dropped: file that gets a line of JSON for each record that could not be used.
   """
 
@@ -137,13 +139,13 @@ class Loader:
     *,
     seed: int,
     coded: Mapping[str, coded_lib.Fit] = types.MappingProxyType({}),
-    host: int = 0,
-    hosts: int = 1,
+    parts: tuple[int, ...] = (0,),
+    of: int = 1,
     dropped: str | None = None,
     cycle: int = buckets.CYCLE,
   ):
     self.config, self.read, self.channels = config, read, channels
-    self.time_factor, self.host, self.hosts = time_factor, host, hosts
+    self.time_factor, self.parts, self.of = time_factor, parts, of
     self.coded = dict(coded)
     self.shares = dataclasses.asdict(config.captions)
     named = sorted(config.buckets.items())
@@ -173,7 +175,6 @@ class Loader:
       ),
       cycle,
     )
-    buckets.check_hosts(self.schedule, hosts)
     self.dropped, self.bad, self.seen = dropped, 0, 0
 
   @property
@@ -202,7 +203,7 @@ class Loader:
 
   def batch(self, step: int) -> tuple[int, int, Clips, tuple[str, ...]]:
     """(step, bucket, clips, why records were not used); nothing here outlives the call."""
-    b, draws = self.schedule.draws(int(step), self.host, self.hosts)
+    b, draws = self.schedule.draws(int(step), self.parts, self.of)
     bucket, reasons, latents = self.schedule.buckets[b], [], Latents()
     rows = [self.row(b, draw, reasons) for draw in draws]
     named = [name for name, _ in bucket.tasks]

@@ -63,8 +63,8 @@ class Pipeline:
     """A clip for each row, of its own prompt, media and seed, whatever its neighbours are.
 
     What is known of a clip comes back as it was given, and so does a modality that is clean.
-    In a pod all hosts call it together, each with rows of its own that give the same kinds of
-    media, and each gets the clips of these.
+    In a pod all hosts call it together, each with rows of its own (hosts that share parts of a
+    batch, with the same) that give the same kinds of media, and each gets the clips of these.
 
     Args:
       asked: prompts, or rows as a task makes them.  A Refiner's have a low clip (`to_refine`), and

@@ -59,11 +59,11 @@ def at_step(workdir, step: int) -> bool:
 
 
 def test_killed_in_a_step_then_asked_to_stop_on_fewer_hosts(home, straight):
-  """4 hosts, 2 of 2 devices each, 1: the losses are those of a run that nothing happened to."""
+  """4 hosts, two by two with the same rows; 2 of 2 devices; 1: the losses of an undisturbed run."""
   workdir = home / 'story'
   saved = workdir / 'checkpoints'
 
-  with train(4, home, workdir) as hosts:
+  with train(4, home, workdir, '--config.mesh.fsdp=2', '--config.mesh.seq=2') as hosts:
     hosts.until(lambda: (saved / '3').exists() and at_step(workdir, 4))
     hosts.kill(2)
     assert hosts.codes() == [pod.RESTART, pod.RESTART, -signal.SIGKILL, pod.RESTART]

@@ -6,6 +6,7 @@ is an error.  An axis that is not used has size 1; there is one code path.
 
 import contextlib
 import dataclasses
+import functools
 import math
 
 import jax
@@ -58,7 +59,8 @@ def make_mesh(devices=None, **sizes: int) -> jax.sharding.Mesh:
     sizes: devices along each axis, 1 where it is not named; one of `data` and `fsdp` may be -1 and
       takes what is left, `fsdp` where neither is named.
   Raises:
-    UserError: an unknown axis, or sizes that do not divide the number of devices.
+    UserError: an unknown axis, or sizes that do not divide the number of devices; in a pod, or on
+      devices that are given, sizes that leave devices out.
   """
   unknown = set(sizes) - set(AXES)
   if unknown:
@@ -69,6 +71,7 @@ def make_mesh(devices=None, **sizes: int) -> jax.sharding.Mesh:
     raise errors.UserError(f'mesh {bad}: an axis has 1 device or more; data or fsdp may be -1')
   if len(rest) > 1:
     raise errors.UserError('mesh: data and fsdp are both -1; give one of them a size')
+  here = devices is None and jax.process_count() == 1
   devices = jax.devices() if devices is None else list(devices)
   named = math.prod(n for n in shape.values() if n > 0)
   if len(devices) % named:
@@ -78,7 +81,13 @@ def make_mesh(devices=None, **sizes: int) -> jax.sharding.Mesh:
     )
   for axis in rest:
     shape[axis] = len(devices) // named
-  devices = devices[: math.prod(shape.values())]
+  count = math.prod(shape.values())
+  if count < len(devices) and not here:
+    raise errors.UserError(
+      f'mesh {shape} takes {count} of the {len(devices)} devices, and a pod has none to spare; let '
+      f'data=-1 take the rest, or raise an axis by {len(devices) // count} times'
+    )
+  devices = devices[:count]
   return jax.sharding.Mesh(
     placed(tuple(shape.values()), devices),
     AXES,
@@ -113,10 +122,38 @@ def axis_size(*axes: str) -> int:
 
 
 def rows(tree):
-  """Host arrays onto the mesh, batch axis over DP; in a pod each host gives its own rows."""
-  mesh = jax.sharding.get_mesh()
-  place = lambda x: jax.make_array_from_process_local_data(jax.NamedSharding(mesh, ROWS), x)
+  """Host arrays onto the mesh, batch axis over DP; in a pod each host gives the rows of `parts`."""
+  layout, (mine, of) = jax.NamedSharding(jax.sharding.get_mesh(), ROWS), parts()
+
+  def place(x):
+    size = len(x) // len(mine)
+
+    def piece(index):
+      asked = range(size * of)[index[0]]
+      start = mine.index(asked.start // size) * size + asked.start % size
+      return x[start : start + len(asked)]
+
+    return jax.make_array_from_callback((size * of, *x.shape[1:]), layout, piece)
+
   return jax.tree.map(place, tree)
+
+
+def parts() -> tuple[tuple[int, ...], int]:
+  """(which parts of a batch's rows this host's devices hold, of how many equal parts).
+
+  Hosts that `seq` or `tensor` spans hold the same, and a host's parts need not be neighbours: a
+  mesh follows the wires of a slice.
+  """
+  return ((0,), 1) if meshless() else parts_of(jax.sharding.get_mesh(), jax.process_index())
+
+
+@functools.lru_cache
+def parts_of(mesh: jax.sharding.Mesh, host: int) -> tuple[tuple[int, ...], int]:
+  """`parts` of one host on a mesh."""
+  of = mesh.shape['data'] * mesh.shape['fsdp']
+  placed = jax.NamedSharding(mesh, ROWS).devices_indices_map((of,))
+  held = {at.start or 0 for device, (at,) in placed.items() if device.process_index == host}
+  return ((0,), 1) if len(held) == of else (tuple(sorted(held)), of)
 
 
 # Where no mesh is set, as when a shape is asked or a model is exported, nothing is laid out.

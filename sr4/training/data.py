@@ -11,12 +11,13 @@ from data_pipelines import collate
 from data_pipelines import loader
 from data_pipelines import tasks
 from sr4.core import config as config_lib
+from sr4.core import sharding
 from sr4.core.batch import Latents
 from sr4.models import system as system_lib
 
 
 def make_loader(config, system: system_lib.System, seed: int, dropped=None, **changes):
-  """The loader of config.data, for what the system's codecs and encoder take.
+  """The loader of config.data, for a system's codecs and encoder, and this host's part of the mesh.
 
   Args:
     dropped: file for the records that could not be used.
@@ -25,6 +26,7 @@ def make_loader(config, system: system_lib.System, seed: int, dropped=None, **ch
   cycle = changes.pop('cycle', buckets.CYCLE)
   data = config_lib.build(loader.Config, config['data'], 'config.data')
   data, audio = dataclasses.replace(data, **changes), system.codecs.audio
+  parts, of = sharding.parts()
   sizes = {name: system.size(**b.size()) for name, b in data.buckets.items()}
   return loader.Loader(
     data,
@@ -35,8 +37,8 @@ def make_loader(config, system: system_lib.System, seed: int, dropped=None, **ch
     system.codecs.video.time_factor,
     seed=seed,
     coded={name: fit(system, sizes[name], data) for name, b in data.buckets.items() if b.coded},
-    host=jax.process_index(),
-    hosts=jax.process_count(),
+    parts=parts,
+    of=of,
     dropped=dropped,
     cycle=cycle,
   )

@@ -117,7 +117,8 @@ def run(
   cache, past = compiled.use_cache(c.train.compile_cache), {'imports': time.time()}
   mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
   past['tpu_init'] = time.time()
-  load = data.make_loader(config, system, c.train.seed, os.path.join(workdir, 'dropped.jsonl'))
+  with jax.set_mesh(mesh):
+    load = data.make_loader(config, system, c.train.seed, os.path.join(workdir, 'dropped.jsonl'))
   data.check_rows({b.name: b.rows for b in load.schedule.buckets}, mesh, c.step.accumulate)
   past['open_data'] = time.time()
   os.makedirs(workdir, exist_ok=True)

@@ -31,16 +31,21 @@ def stepping(count, folder, what='pass', forever=True, **others) -> small_pod.Ho
 
 ROWS = (
   'import numpy as np; from sr4 import pipeline; from sr4.core import sharding\n'
-  '    mine = host + np.arange(12.).reshape(4, 3)\n'
-  '    with jax.set_mesh(sharding.make_mesh(data=2)):\n'
-  '      all = sharding.rows(mine)\n'
-  '      assert all.shape == (8, 3) and (pipeline.own_rows(all) == mine).all()\n'
+  '    from jax.experimental.multihost_utils import process_allgather\n'
+  '    whole, at = np.arange(24.).reshape(8, 3), jax.devices()\n'
+  '    for devices, seq in ((at, 1), (at[::-1], 1), (at[::2] + at[1::2], 2), (at, 4)):\n'
+  '      with jax.set_mesh(sharding.make_mesh(devices, data=-1, fsdp=1, seq=seq)):\n'
+  '        parts, of = sharding.parts()\n'
+  '        mine = np.concatenate([whole.reshape(of, -1, 3)[part] for part in parts])\n'
+  '        all = sharding.rows(mine)\n'
+  '        found = process_allgather(all, tiled=True)\n'
+  '        assert (found == whole).all() and (pipeline.own_rows(all) == mine).all()\n'
   '    time.sleep(0.5 * host)\n'
 )
 
 
 def test_all_end_well(tmp_path):
-  """And what a host gives to the mesh, it gets back."""
+  """And what a host gives to the mesh, it gets back, wherever its devices are in it."""
   with stepping(2, tmp_path, ROWS, forever=False, devices=2) as hosts:
     assert hosts.codes(30) == [0, 0]
     assert 'over' in hosts.said(0) and 'over' in hosts.said(1)

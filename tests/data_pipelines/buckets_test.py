@@ -66,7 +66,7 @@ def _drawn(schedule, steps, hosts=1):
   """(bucket, records of the global batch in order) of each step, put together from the hosts."""
   out = []
   for step in steps:
-    parts = [schedule.draws(step, host, hosts) for host in range(hosts)]
+    parts = [schedule.draws(step, (host,), hosts) for host in range(hosts)]
     assert len({b for b, _ in parts}) == 1 and len({len(draws) for _, draws in parts}) == 1
     b = parts[0][0]
     out.append((b, [schedule.record(b, draw) for _, draws in parts for draw in draws]))
@@ -136,8 +136,8 @@ def test_any_step_directly_is_that_step_of_the_iteration():
   # Draws of a bucket follow each other without a gap.
   ends = collections.defaultdict(int)
   for (b, draws), _ in order.values():
-    assert draws.start == ends[b]
-    ends[b] = draws.stop
+    assert draws == list(range(ends[b], ends[b] + len(draws)))
+    ends[b] += len(draws)
 
 
 def test_attempts_name_other_records_and_always_the_same():
@@ -219,9 +219,14 @@ def test_weights_of_nothing():
     _schedule(buckets=(_bucket(weight=0.0),)).at(0)
 
 
-@pytest.mark.parametrize('ask', [lambda s: s.draws(0, 0, 3), lambda s: buckets.check_hosts(s, 3)])
-def test_hosts_that_cannot_share(ask):
+def test_a_host_may_have_any_parts():
+  schedule = _schedule(buckets=(_bucket(rows=8),))
+  whole = schedule.draws(5)[1]
+  assert schedule.draws(5, (1, 3), 4)[1] == whole[2:4] + whole[6:8]
+
+
+def test_rows_that_cannot_be_shared():
   with pytest.raises(ValueError) as error:
-    ask(_schedule(buckets=(_bucket(rows=8),)))
-  for word in ("'a'", '8 rows', '3 hosts', 'multiple of 3'):
+    _schedule(buckets=(_bucket(rows=8),)).draws(0, (0,), 3)
+  for word in ("'a'", '8 rows', '3 equal parts', 'multiple of 3'):
     assert word in str(error.value)

@@ -34,7 +34,7 @@ def _loader(folder, rows=4, seed=0, size=SIZE, channels=1, tasks=None, dropped=N
     ('clips',), rows, size.frames, size.height, size.width, size.fps, tasks=tasks or {}
   )
   data = loader.Config({'clips': bucket}, root=str(folder), **config)
-  make = lambda host=0, hosts=1: loader.Loader(
+  make = lambda parts=(0,), of=1: loader.Loader(
     data,
     {'clips': size},
     _text,
@@ -42,8 +42,8 @@ def _loader(folder, rows=4, seed=0, size=SIZE, channels=1, tasks=None, dropped=N
     channels,
     4,
     seed=seed,
-    host=host,
-    hosts=hosts,
+    parts=parts,
+    of=of,
     dropped=dropped,
   )
   return make
@@ -60,7 +60,7 @@ def test_hosts_share_what_one_host_sees(folder):
   make = _loader(folder)
   for step in (0, 3, 17):
     whole = make().batch(step)[2]
-    parts = [make(host, 2).batch(step)[2] for host in range(2)]
+    parts = [make((part,), 2).batch(step)[2] for part in range(2)]
     for name in ('frames', 'samples', 'text'):
       joined = np.concatenate([getattr(part, name) for part in parts])
       np.testing.assert_array_equal(joined, getattr(whole, name))
@@ -189,7 +189,7 @@ from tests.data_pipelines import loader_test
 
 folder, host, hosts, workers, start, stop = json.loads(sys.argv[1])
 tasks = {'t2av': 8, 'i2v': 1, 'edit': 1}
-load = loader_test._loader(folder, rows=8, tasks=tasks, workers=workers)(host, hosts)
+load = loader_test._loader(folder, rows=8, tasks=tasks, workers=workers)((host,), hosts)
 rows = []
 for step, bucket, clips in load(start, stop):
   arrays = [clips.frames, clips.samples, clips.known, clips.text, *clips.present]

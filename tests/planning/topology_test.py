@@ -1,7 +1,10 @@
 """sr4/planning/topology.py: names of slices."""
 
+import collections
+
 import pytest
 
+from sr4.core import sharding
 from sr4.planning import topology
 
 
@@ -42,3 +45,16 @@ def test_no_such_slice(name, told):
   with pytest.raises(topology.TopologyError) as error:
     topology.parse(name)
   assert told in str(error.value) and name in str(error.value)
+
+
+@pytest.mark.parametrize('axes', [{'fsdp': 64}, {'data': 4, 'fsdp': 8, 'seq': 2}, {'seq': 16}])
+def test_which_rows_the_hosts_of_a_slice_hold(axes):
+  """All rows are held, by as many hosts each: by several where one row is larger than a host."""
+  pytest.importorskip('libtpu')
+  mesh = sharding.make_mesh(topology.devices(topology.parse('v5p:4x4x4')), **axes)
+  hosts = {device.process_index for device in mesh.devices.flat}
+  found = [sharding.parts_of(mesh, host) for host in sorted(hosts)]
+  assert len(hosts) == 16 and {of for _, of in found} == {64 // axes.get('seq', 1)}
+  count = collections.Counter(part for parts, _ in found for part in parts)
+  assert sorted(count) == list(range(64 // axes.get('seq', 1)))
+  assert len({len(parts) for parts, _ in found}) == len(set(count.values())) == 1
