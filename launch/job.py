@@ -9,7 +9,9 @@ import pathlib
 import re
 
 from sr4 import cli
+from sr4.core import config
 from sr4.core import errors
+from sr4.core import sharding
 from sr4.planning import topology as topology_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -185,7 +187,8 @@ def check_command(job: Job):
     )
   if verb != 'train':
     return
-  file = option(job.command, '--config').partition(':')[0]
+  named = option(job.command, '--config')
+  file = named.partition(':')[0]
   if not file or not (ROOT / file).is_file():
     raise LaunchError(
       f'--config {file!r}: no such file; give the path of a config that the image has, '
@@ -199,24 +202,12 @@ def check_command(job: Job):
       f'--workdir {workdir}: sr4 writes files; mount the bucket (Cloud Storage FUSE) through '
       '--claim NAME:/PATH and give a folder under /PATH'
     )
-  check_mesh(job)
-
-
-def check_mesh(job: Job):
-  """LaunchError where the mesh of the command line does not divide the slice."""
-  t, named = job.topology, 1
-  for axis in ('data', 'fsdp', 'seq', 'tensor'):
-    size = option(job.command, f'--config.mesh.{axis}')
-    if size and not (size.isdecimal() and int(size)) and (axis, size) != ('fsdp', '-1'):
-      raise LaunchError(f'--config.mesh.{axis}={size}: an axis has 1 device or more')
-    named *= int(size) if size.isdecimal() else 1
-  if t.devices % named:
+  storage = job.claim.partition(':')[2]
+  if storage and not pathlib.PurePath(workdir).is_relative_to(storage):
     raise LaunchError(
-      f'--config.mesh: axes of {named} devices do not divide the {t.devices} of {t}'
+      f'--workdir {workdir} would be lost with its pod; give a folder under {storage}, where '
+      f'--claim {job.claim} is mounted'
     )
-  data = option(job.command, '--config.mesh.data')
-  if t.slices > 1 and (not data or int(data) % t.slices):
-    raise LaunchError(
-      f'--config.mesh.data={data or 1}: slices lie along data, so {t} needs a multiple of '
-      f'{t.slices}'
-    )
+  overrides = [w.removeprefix('--config.') for w in job.command if w.startswith('--config.')]
+  mesh = config.load(str(ROOT / named), overrides).get('mesh', {})
+  sharding.mesh_shape(job.topology.devices, job.topology.slices, **mesh)

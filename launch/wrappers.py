@@ -45,6 +45,7 @@ def paired(command: tuple[str, ...]) -> list[str]:
 
 
 def jobset(job: job_lib.Job) -> list[Step]:
+  needs(job, 'claim')
   return [Step(('kubectl', 'apply', '-f', '-'), manifest(job))]
 
 
@@ -88,13 +89,13 @@ def manifest(job: job_lib.Job) -> str:
 
 
 def gcluster(job: job_lib.Job) -> list[Step]:
-  needs(job, 'cluster', 'project', 'zone')
+  needs(job, 'cluster', 'project', 'zone', 'claim')
   return [Step(submission(job))]
 
 
 def pathways(job: job_lib.Job) -> list[Step]:
   """One process drives all slices; XLA's flags go to the proxy, which compiles."""
-  needs(job, 'cluster', 'project', 'zone', 'scratch')
+  needs(job, 'cluster', 'project', 'zone', 'scratch', 'claim')
   if len(job.name) > 22:
     raise job_lib.LaunchError(
       f'--name {job.name!r} has {len(job.name)} characters: with Pathways at most 22'
@@ -133,7 +134,7 @@ def submission(job: job_lib.Job, run=('sr4',)) -> tuple[str, ...]:
 
 def queued(job: job_lib.Job) -> list[Step]:
   """TPU VMs: each runs queued.sh when it boots."""
-  needs(job, 'project', 'zone')
+  needs(job, 'project', 'zone', 'claim')
   if not job.machine.runtime:
     raise job_lib.LaunchError(
       f'--topology {job.topology}: {job.topology.generation} is there in GKE alone; take --with '

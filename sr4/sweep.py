@@ -51,6 +51,8 @@ def main(args):
   from sr4.planning import topology as topology_lib
   from sr4.training import data
 
+  if args.processes < 1:
+    raise errors.UserError(f'--processes {args.processes} must be 1 or more')
   config = config_lib.load(args.config, args.overrides)
   system, topology = system_lib.build(config), topology_lib.parse(args.topology)
   buckets = data.shapes(config, system)
@@ -71,7 +73,8 @@ def main(args):
   if args.dry:
     print('\n'.join(f'{c.name}: {why or "to compile"}' for c, (_, why) in objections.items()))
     return
-  os.makedirs(args.out, exist_ok=True)
+  about = {'config': config_lib.to_json(config), 'topology': str(topology), 'bucket': args.bucket}
+  sweeping.claim(args.out, about)
   left.sort(key=lambda c: sweep.promising(c, job))
   own = ['--config', args.config, *(f'--config.{override}' for override in args.overrides)]
   asked = [*own, '--topology', str(topology), '--bucket', args.bucket]

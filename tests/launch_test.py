@@ -144,6 +144,7 @@ def words(how, topology='v5p:4x4x8', *more, command=TRAIN):
   return [
     *('--with', how, '--name', 'video5', '--topology', topology, '--image', DIGEST),
     *('--cluster', 'tpus', '--project', 'project', '--zone', 'us-central1-a', *more),
+    *(() if how == 'xpk' else ('--claim', 'training:/mnt/t')),
     *('--', *command),
   ]
 
@@ -159,7 +160,7 @@ def test_a_dry_run_prints_what_go_does_and_touches_nothing(how, tools, capsys, t
   launch.main(['--go', *arguments])
   typed, done = tools()
   assert typed[0] == done[0] and typed[1].strip() == done[1].strip()
-  made = wrappers.WITH[how](job('v5p:4x4x8', claim=''))
+  made = wrappers.WITH[how](job('v5p:4x4x8', **({'claim': ''} if how == 'xpk' else {})))
   assert [typed[0]] == [list(step.command) for step in made]
 
 
@@ -168,8 +169,8 @@ def option(step: wrappers.Step, name: str) -> str:
 
 
 def test_wrappers_say_the_same_of_one_job():
-  made = job(claim='')
-  by = {how: make(made)[0] for how, make in wrappers.WITH.items() if how != 'local'}
+  made = {how: job(**({'claim': ''} if how == 'xpk' else {})) for how in wrappers.WITH}
+  by = {how: make(made[how])[0] for how, make in wrappers.WITH.items() if how != 'local'}
   for how in ('gcluster', 'pathways'):
     assert option(by[how], '--compute-type') == 'ct5p-hightpu-4t'
     assert (option(by[how], '--topology'), option(by[how], '--num-slices')) == ('4x4x8', '2')
@@ -222,16 +223,25 @@ def test_a_missing_tool_and_a_failing_one(tools, monkeypatch, tmp_path):
     (dict(command=('train', '--config', 'no.py', '--workdir', '/x')), 'no such file'),
     (dict(command=('train', '--config', CONFIG)), 'needs --workdir'),
     (dict(command=(*TRAIN, '--workdir=gs://bucket/x')), 'mount the bucket'),
-    (dict(command=(*TRAIN, '--config.mesh.seq=3')), 'do not divide the 256'),
+    (dict(command=(*TRAIN, '--workdir=out/x')), 'would be lost with its pod'),
+    (dict(command=(*TRAIN, '--config.mesh.seq=3')), 'does not divide the 256'),
     (dict(command=(*TRAIN, '--config.mesh.seq=0')), '1 device or more'),
-    (dict(command=(*TRAIN, '--config.mesh.data=1')), 'slices lie along data'),
-    (dict(command=TRAIN[:-1]), 'slices lie along data'),
+    (dict(command=(*TRAIN, '--config.mesh.data=1')), 'a multiple of the 2 slices'),
+    (dict(command=TRAIN[:-1]), 'a multiple of the 2 slices'),
+    (dict(command=(*TRAIN, '--config.mesh.fsdp=16')), 'takes 64 of the 256 devices'),
+    (dict(command=(*TRAIN, '--config.trian.steps=3')), "did you mean 'train.steps'"),
   ],
 )
 def test_wrong_jobs(fields, told):
   with pytest.raises(errors.UserError) as error:
     job(**fields)
   assert told in str(error.value) and '\n' not in str(error.value)
+
+
+def test_presets_of_meshes_need_no_words():
+  command = 'train', '--config', 'configs/skyreels_v4.py:joint,large,v5p', '--workdir', '/mnt/t/j'
+  assert job('2*v5p:8x8x8', command).command == command
+  assert job('2*v5p:8x8x8', (*command, '--config.mesh.data=-1', '--config.mesh.fsdp=32'))
 
 
 @pytest.mark.parametrize(
@@ -243,6 +253,7 @@ def test_wrong_jobs(fields, told):
     ('xpk', dict(claim='', zone=''), '--zone is needed'),
     ('gcluster', dict(cluster=''), '--cluster is needed'),
     ('pathways', dict(scratch='/tmp'), 'gs://BUCKET'),
+    ('jobset', dict(claim=''), '--claim is needed'),
     ('pathways', dict(name='a' * 23), 'at most 22'),
     ('local', dict(), '64 hosts'),
   ],

@@ -2,9 +2,12 @@
 
 import json
 import pathlib
+import time
 
 import pytest
 
+from sr4.planning import sweep as sweep_lib
+from sr4.planning import sweeping
 from tests import small_run
 
 STAGES = pathlib.Path(__file__).parents[1] / 'configs' / 'skyreels_v4.py'
@@ -36,6 +39,22 @@ def test_layouts_are_compiled_once_and_ranked(tmp_path):
   small_run.finish(sweep(tmp_path, *BUCKET, *FEW, '--minutes', '0'))
   again = json.loads((tmp_path / 'sweep.json').read_text())
   assert again == told
+  # Nor is it taken for another sweep's.
+  other = sweep(tmp_path, *BUCKET, *FEW, '--minutes', '0', '--config.optimizer.warmup=3')
+  assert 'has a sweep of another config' in small_run.finish(other, code=1)
+
+
+CANDIDATE = sweep_lib.Candidate(1, 4, 1, 1, 'full', 512, 512, 1)
+
+
+def test_what_the_compiler_refuses_is_kept_and_what_the_machine_lacks_is_not(tmp_path, monkeypatch):
+  asked = ['--config', f'{STAGES}:video2,debug', '--topology', 'v5e:2x2', '--bucket', 'nowhere']
+  (row,) = sweeping.run(asked, [CANDIDATE], tmp_path, 1, time.monotonic() + 60, lambda _: None)
+  assert '--bucket nowhere' in row['error'] and not list(tmp_path.iterdir())
+  refused = {'buckets': [], 'refused': {'clips': 'VMEM is full'}}
+  (tmp_path / f'{CANDIDATE.name}.json').write_text(json.dumps(refused))
+  (row,) = sweeping.run(asked, [CANDIDATE], tmp_path, 1, 0.0)
+  assert row['error'] == 'VMEM is full' and row['candidate'] == CANDIDATE.name
 
 
 def test_no_time_and_dry_compile_nothing(tmp_path):
@@ -53,6 +72,8 @@ def test_no_time_and_dry_compile_nothing(tmp_path):
     ((*BUCKET, '--try.blocks', '512'), 'blocks=512 are written QUERIESxKEYS'),
     ((*BUCKET, '--try.remat', 'some'), "remat='some'"),
     ((*BUCKET, '--topology', 'v5e:2'), '2 dimensions'),
+    ((*BUCKET, '--try.accumulate', '0'), 'accumulate=(0,)'),
+    ((*BUCKET, '--processes', '0'), '--processes 0 must be 1 or more'),
   ],
 )
 def test_wrong_input(arguments, told, tmp_path):

@@ -42,6 +42,10 @@ def load(spec: str, overrides: typing.Sequence[str] = ()) -> ml_collections.Conf
   return config
 
 
+OPTIONAL = ('flow', 'optimizer', 'step', 'init', 'validate', 'preview', 'sample', 'mesh')
+# Sections that a config may leave to their defaults.
+
+
 def _override(config, text: str):
   """Sets one value.  A key that the config leaves to its default is checked when it is built."""
   key, equals, value = text.partition('=')
@@ -49,7 +53,7 @@ def _override(config, text: str):
   where = f'--config.{key}={value}'
   if not equals:
     raise ConfigError(f'--config.{text}: write --config.{text}=VALUE')
-  if key.split('.')[0] not in config:
+  if key.split('.')[0] not in (*config, *OPTIONAL):
     raise ConfigError(
       f'{where}: there is no {key.split(".")[0]!r}' + _nearest(key, list(_keys(config)))
     )

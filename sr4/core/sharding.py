@@ -53,14 +53,32 @@ REPLICATED = P()
 
 
 def make_mesh(devices=None, **sizes: int) -> jax.sharding.Mesh:
-  """A mesh over these devices, or all.
+  """A mesh over these devices, or all; a process alone may leave some of its own out.
+
+  Raises:
+    UserError: as of `mesh_shape`.
+  """
+  alone = devices is None and jax.process_count() == 1
+  devices = jax.devices() if devices is None else list(devices)
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  shape = mesh_shape(len(devices), slices, spare=alone, **sizes)
+  return jax.sharding.Mesh(
+    placed(tuple(shape.values()), slices, devices[: math.prod(shape.values())]),
+    AXES,
+    axis_types=(jax.sharding.AxisType.Explicit,) * len(AXES),
+  )
+
+
+def mesh_shape(devices: int, slices: int = 1, spare: bool = False, **sizes: int) -> dict[str, int]:
+  """Devices along each axis.
 
   Args:
-    sizes: devices along each axis, 1 where it is not named; one of `data` and `fsdp` may be -1 and
+    spare: may devices be left out?
+    sizes: devices along an axis, 1 where it is not named; one of `data` and `fsdp` may be -1 and
       takes what is left, `fsdp` where neither is named.
   Raises:
-    UserError: an unknown axis, or sizes that do not divide the number of devices; in a pod, or on
-      devices that are given, sizes that leave devices out.
+    UserError: an unknown axis, sizes that do not divide the devices or leave some out, or slices
+      that would not lie along `data`, the only axis that may cross the network between them.
   """
   unknown = set(sizes) - set(AXES)
   if unknown:
@@ -71,42 +89,31 @@ def make_mesh(devices=None, **sizes: int) -> jax.sharding.Mesh:
     raise errors.UserError(f'mesh {bad}: an axis has 1 device or more; data or fsdp may be -1')
   if len(rest) > 1:
     raise errors.UserError('mesh: data and fsdp are both -1; give one of them a size')
-  here = devices is None and jax.process_count() == 1
-  devices = jax.devices() if devices is None else list(devices)
   named = math.prod(n for n in shape.values() if n > 0)
-  if len(devices) % named:
+  if devices % named:
     raise errors.UserError(
       f'mesh {sizes} takes {named} devices at a time, which does not divide the '
-      f'{len(devices)} there are; choose sizes whose product divides {len(devices)}'
+      f'{devices} there are; choose sizes whose product divides {devices}'
     )
   for axis in rest:
-    shape[axis] = len(devices) // named
-  count = math.prod(shape.values())
-  if count < len(devices) and not here:
+    shape[axis] = devices // named
+  if not rest and named < devices and not spare:
     raise errors.UserError(
-      f'mesh {shape} takes {count} of the {len(devices)} devices, and a pod has none to spare; let '
-      f'data=-1 take the rest, or raise an axis by {len(devices) // count} times'
+      f'mesh {shape} takes {named} of the {devices} devices, and a pod leaves none out; let '
+      f'data=-1 take the rest, or make an axis {devices // named} times as long'
     )
-  devices = devices[:count]
-  return jax.sharding.Mesh(
-    placed(tuple(shape.values()), devices),
-    AXES,
-    axis_types=(jax.sharding.AxisType.Explicit,) * len(AXES),
-  )
+  if shape['data'] % slices:
+    raise errors.UserError(
+      f'mesh.data={shape["data"]} must be a multiple of the {slices} slices; all other axes stay '
+      'in one'
+    )
+  return shape
 
 
-def placed(shape: tuple[int, ...], devices):
-  """The devices as an array of this shape, neighbours in the mesh near each other in the slice.
-
-  Several slices lie along `data`, the only axis that may cross the network between them.
-  """
-  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+def placed(shape: tuple[int, ...], slices: int, devices):
+  """The devices as an array of this shape, neighbours in the mesh near each other in the slice."""
   if slices == 1:
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-  if shape[0] % slices:
-    raise errors.UserError(
-      f'mesh.data={shape[0]} must be a multiple of the {slices} slices; all other axes stay in one'
-    )
   return mesh_utils.create_hybrid_device_mesh(
     (shape[0] // slices, *shape[1:]),
     (slices, *(1 for _ in shape[1:])),

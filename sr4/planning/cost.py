@@ -10,7 +10,7 @@ def steps(config) -> dict[str, float]:
 
   In configs/skyreels_v4.py a weight is the bucket's volume in Table 1, in steps.
   """
-  weights = {name: bucket['weight'] for name, bucket in config['data']['buckets'].items()}
+  weights = {name: bucket.get('weight', 1.0) for name, bucket in config['data']['buckets'].items()}
   total = sum(weights.values())
   return {name: config['train']['steps'] * weight / total for name, weight in weights.items()}
 

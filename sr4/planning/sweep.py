@@ -71,6 +71,8 @@ class Choices:
         raise ValueError(f'remat={remat!r} is not among {tuple(mmdit.REMAT)}')
     for queries, keys in self.blocks:
       splash.Blocks(queries, keys)
+    if min(self.accumulate) < 1:
+      raise ValueError(f'accumulate={self.accumulate}: parts of a batch are 1 or more')
 
 
 def candidates(job: Job, choices: Choices = Choices()) -> Iterator[Candidate]:

@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 
+from sr4.core import errors
+from sr4.core import files
 from sr4.planning import page as page_lib
 from sr4.planning import pictures
 from sr4.planning import sweep
@@ -35,7 +37,7 @@ def run(
     until: of time.monotonic(): after it no compile begins, and those that run are ended.
   """
   paths = {c: os.path.join(folder, f'{c.name}.json') for c in candidates}
-  found = {c: row for c, path in paths.items() if (row := read(c, path))}
+  found = {c: read(c, path) for c, path in paths.items() if os.path.exists(path)}
   left, choosing = [c for c in candidates if c not in found], threading.Lock()
 
   def work():
@@ -45,8 +47,7 @@ def run(
           return
         candidate = min(left, key=lambda c: sweep.doubtful(c, list(found.values())))
         left.remove(candidate)
-      compiled(arguments, candidate, paths[candidate], processes, until)
-      row = read(candidate, paths[candidate])
+      row = compiled(arguments, candidate, paths[candidate], processes, until)
       if row:
         with choosing:
           found[candidate] = row
@@ -61,8 +62,32 @@ def run(
   return [found[c] for c in candidates if c in found]
 
 
-def compiled(arguments, candidate: sweep.Candidate, path: str, processes: int, until: float):
-  """Writes the plan of a candidate, or why there is none; nothing where the time is up."""
+def claim(folder: str, about: dict):
+  """Makes the folder of a sweep.  UserError where it is another's: results would mix.
+
+  Args:
+    about: config, topology and bucket, as JSON.
+  """
+  os.makedirs(folder, exist_ok=True)
+  path, said = os.path.join(folder, 'about.json'), json.dumps(about, indent=1, sort_keys=True)
+  if not os.path.exists(path):
+    files.save(path, said.encode())
+  with open(path) as file:
+    before = json.load(file)
+  if other := [name for name in about if before[name] != json.loads(said)[name]]:
+    raise errors.UserError(
+      f'{folder} has a sweep of another {" and ".join(other)} (about.json); give another --out'
+    )
+
+
+def compiled(
+  arguments, candidate: sweep.Candidate, path: str, processes: int, until: float
+) -> dict | None:
+  """The row of a candidate, whose plan is kept; None where the time is up.
+
+  Where there is no plan (no compiler, no memory, no disk) that is told, and the next sweep tries
+  again.
+  """
   overrides = [f'--config.{override}' for override in candidate.overrides]
   command = [sys.executable, '-m', 'sr4', 'plan', *arguments, *overrides]
   command += ['--nearest', '0', '--json', path]
@@ -71,19 +96,22 @@ def compiled(arguments, candidate: sweep.Candidate, path: str, processes: int, u
   try:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=left)
   except subprocess.TimeoutExpired:
-    return
-  if not os.path.exists(path):
-    why = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
-    with open(path, 'w') as file:
-      json.dump({'error': why}, file)
-
-
-def read(candidate: sweep.Candidate, path: str) -> dict | None:
-  if not os.path.exists(path):
     return None
+  if os.path.exists(path):
+    return read(candidate, path)
+  why = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
+  return named(candidate, {'error': why})
+
+
+def read(candidate: sweep.Candidate, path: str) -> dict:
+  """The row of a candidate's plan: figures, or the compiler's refusal."""
   with open(path) as file:
     told = json.load(file)
-  row = told['buckets'][0] if 'buckets' in told else told
+  refused = [{'error': why} for why in told['refused'].values()]
+  return named(candidate, (told['buckets'] + refused)[0])
+
+
+def named(candidate: sweep.Candidate, row: dict) -> dict:
   return dataclasses.asdict(candidate) | {'candidate': candidate.name} | row
 
 

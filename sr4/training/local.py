@@ -39,6 +39,7 @@ class Local:
     self.folder = os.path.join(os.path.abspath(folder), place)
     os.makedirs(self.folder, exist_ok=True)
     self.chosen, self.thread, self.error = None, None, None
+    self.newest = -1  # of the run that this one goes on with; what is above it is of no use
 
   def steps(self) -> list[int]:
     return sorted(int(name) for name in os.listdir(self.folder) if name.isdigit())
@@ -46,8 +47,10 @@ class Local:
   def save(self, step: int, flat: dict, page: dict):
     """Copies the shards; then writes them behind the run's back.  OSError of the one before."""
     self.wait()
-    for old in self.steps()[:-KEEP]:
+    ours = [s for s in self.steps() if s <= self.newest]
+    for old in set(self.steps()) - set(ours[-KEEP:]):
       shutil.rmtree(os.path.join(self.folder, str(old)))
+    self.newest = step
     page = page | {'layout': layout(flat)}
     shards = {
       f'{name}#{i}': np.array(block).reshape(-1).view(np.uint8)
@@ -79,7 +82,8 @@ class Local:
   def latest(self, like: dict, main: int | None) -> int | None:
     """The newest step that all hosts have, here if `chosen` is it, or else the main one.
 
-    Hosts agree on it: they all call this.  What is newer, and so of no use, is deleted.
+    Hosts agree on it: they all call this.  What is newer goes with the next save: until then this
+    may be the wrong config, and the right one wants it.
     """
     mine, ours = [s for s in self.steps() if main is None or s > main], layout(like)
     told = pod.gather(json.dumps([s for s in mine if self.page(s)['layout'] == ours]))
@@ -90,9 +94,13 @@ class Local:
         self.chosen = step
         break
     latest = main if self.chosen is None else self.chosen
-    for step in mine:
-      if latest is None or step > latest:
-        shutil.rmtree(os.path.join(self.folder, str(step)))
+    self.newest = -1 if latest is None else latest
+    if self.chosen is None and mine and not jax.process_index():
+      print(
+        f'emergency checkpoints of the steps {mine} are damaged, not on all hosts, or of another '
+        'mesh or model: they are not taken up, and the next one replaces them',
+        flush=True,
+      )
     return latest
 
   def _whole(self, step: int) -> str:

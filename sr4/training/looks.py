@@ -18,6 +18,10 @@ class PreviewConfig:
   every: int = 0
   prompts: tuple[str, ...] = ()
 
+  def __post_init__(self):
+    if self.every and not self.prompts:
+      raise ValueError(f'preview.every={self.every} without preview.prompts; give some, or every=0')
+
 
 class Looks:
   """Held-out losses and previews, where they are due.

@@ -70,6 +70,9 @@ class Config:
   profile: tuple[int, int] = (0, 3)  # trace from this step (0: on SIGUSR1 alone), so many steps
 
   def __post_init__(self):
+    for name in ('steps', 'save_every', 'keep', 'log_every'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'train.{name}={getattr(self, name)} must be 1 or more')
     if self.profile[0] < 0 or self.profile[1] < 1:
       raise ValueError(f'profile={self.profile} is (a step or 0, 1 step or more)')
     if self.verify not in checkpoint.VERIFY:
@@ -171,6 +174,7 @@ def prepare(config, c: Sections, system, load, saves, workdir: str, log) -> Read
   tx, key = optimizer.make(c.optimizer), jax.random.key(c.train.seed)
   init = lambda key: state_lib.init(system.model, tx, prng.named(key, 'init'))
   buckets, like = load.schedule.buckets, tree.abstract(init, key)
+  optimizer.check_frozen(c.optimizer, tree.to_flat(like.model))
   given = system, key, optimizer.Pace.of(c.optimizer)
   phase = {'schedule': load.schedule.fingerprint(), 'phase': load.config.phase, 'start': 0}
   # The order of resuming: 1. the latest whole checkpoint, 2. its data is ours, 3. the programs,

@@ -9,6 +9,7 @@ import numpy as np
 import tensorboardX
 import tqdm
 
+from sr4.core import files
 from sr4.training import accounting
 
 
@@ -107,9 +108,8 @@ def drop_after(path: str, step: int):
   """Forgets the rows that a resumed run will write again."""
   if not os.path.exists(path):
     return
-  rows = read(path)
-  with open(path, 'w') as f:
-    f.writelines(json.dumps(row) + '\n' for row in rows if row['step'] <= step)
+  kept = ''.join(json.dumps(row) + '\n' for row in read(path) if row['step'] <= step)
+  files.save(path, kept.encode())
 
 
 def read(path: str) -> list[dict]:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from sr4.core import config
 from sr4.core import tree
 
 
@@ -29,6 +31,8 @@ class Config:
   def __post_init__(self):
     if self.decay not in ('constant', 'cosine', 'linear'):
       raise ValueError(f"optimizer.decay={self.decay!r} is not 'constant', 'cosine' or 'linear'")
+    if self.clip <= 0:
+      raise ValueError(f'optimizer.clip={self.clip} must be above 0; inf clips nothing')
     if self.warmup >= self.steps:
       raise ValueError(
         f'optimizer.warmup={self.warmup} must be below the {self.steps} steps of the '
@@ -63,6 +67,15 @@ def schedule(decay: str, pace: Pace):
     return pace.learning_rate * warm * (pace.final + (1 - pace.final) * left)
 
   return rate
+
+
+def check_frozen(c: Config, names):
+  """ConfigError where a pattern of frozen parameters is of none of these."""
+  for pattern in c.frozen:
+    if not any(re.search(pattern, name) for name in names):
+      raise config.ConfigError(
+        f'optimizer.frozen={pattern!r} is of no parameter; they have names like {next(iter(names))}'
+      )
 
 
 def make(c: Config, pace: Pace | None = None) -> optax.GradientTransformation:

@@ -27,6 +27,8 @@ class Config:
   sparsify_every: int = 40  # 0 until the model's own is reached; 0: it has that from the start
 
   def __post_init__(self):
+    if self.accumulate < 1:
+      raise ValueError(f'step.accumulate={self.accumulate} must be 1 or more')
     if self.sparsify < 0 or self.sparsify_every < 1:
       raise ValueError(
         f'step.sparsify={self.sparsify} must not be negative, and step.sparsify_every='

@@ -6,6 +6,7 @@ import ml_collections
 import pytest
 
 from sr4.core import config
+from sr4.training import loop
 
 PROGRAM = """
 import ml_collections
@@ -74,6 +75,7 @@ def test_load_runs_the_program(program):
     ('train.name=123', 'train.name', '123'),
     ('train.name=a=b', 'train.name', 'a=b'),
     ('train.seed=5', 'train.seed', 5),
+    ('validate.every=5', 'validate.every', 5),
     ('sizes=(4, 5)', 'sizes', (4, 5)),
     ('sizes=[4]', 'sizes', (4,)),
     ("prompts=('x',)", 'prompts', ('x',)),
@@ -84,6 +86,11 @@ def test_override(program, override, path, value):
   for part in path.split('.'):
     node = node[part]
   assert node == value and type(node) is type(value)
+
+
+def test_sections_that_a_config_may_leave_out():
+  fields = {f.name for f in dataclasses.fields(loop.Sections)}
+  assert set(config.OPTIONAL) == fields - {'train'}  # How long only its user knows.
 
 
 @pytest.mark.parametrize(

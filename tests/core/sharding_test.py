@@ -46,6 +46,18 @@ def test_mesh_errors_say_sizes_and_devices(sizes, words):
     assert word in str(error.value)
 
 
+def test_only_a_process_alone_leaves_devices_out():
+  assert sharding.mesh_shape(8, spare=True, fsdp=2) == dict(data=1, fsdp=2, seq=1, tensor=1)
+  with pytest.raises(ValueError, match='takes 2 of the 8 devices.*make an axis 4 times as long'):
+    sharding.make_mesh(jax.devices(), fsdp=2)
+
+
+def test_slices_lie_along_data():
+  assert sharding.mesh_shape(512, 2, data=-1, fsdp=64)['data'] == 8
+  with pytest.raises(ValueError, match='mesh.data=1 must be a multiple of the 2 slices'):
+    sharding.mesh_shape(512, 2)
+
+
 @pytest.mark.parametrize('sizes', [{'seq': 0}, {'tensor': -1}, {'fsdp': 0}])
 def test_sizes_below_one_are_errors(sizes):
   with pytest.raises(ValueError, match=next(iter(sizes))):

@@ -3,6 +3,7 @@
 import pytest
 
 from configs import skyreels_v4
+from configs import world
 from sr4.planning import cost
 from sr4.planning import topology
 
@@ -13,6 +14,10 @@ def test_table_1():
   steps, rows = cost.steps(config), {k: b['rows'] for k, b in config.data.buckets.items()}
   samples = sum(steps[name] * rows[name] for name in steps)
   assert samples == pytest.approx(2 * (50e6 + 25e6), rel=1e-3)
+
+
+def test_a_bucket_that_says_no_weight():
+  assert cost.steps(world.get_config('refiner')) == {'refiner': 5000}
 
 
 def test_volume():

@@ -26,7 +26,8 @@ def compiled(monkeypatch):
     hbm = {'total': gib, 'capacity': CAPACITY}
     told = dict(hbm_gib=hbm, fits=gib < CAPACITY, step_seconds=1.0, mfu=0.5, recompute=1, exposed=0)
     with open(path, 'w') as file:
-      json.dump({'buckets': [told]}, file)
+      json.dump({'buckets': [told], 'refused': {}}, file)
+    return sweeping.read(c, path)
 
   monkeypatch.setattr(sweeping, 'compiled', plan)
   return names

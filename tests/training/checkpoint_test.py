@@ -224,7 +224,10 @@ def test_a_damaged_emergency_checkpoint_gives_way_to_an_older_one(both):
     f.write(b'x')
   assert both.latest(like(state())) == 5
   jax.tree.map(np.testing.assert_array_equal, both.restore(5, like(state())), state(5))
-  assert both.local.steps() == [4, 5]  # 6 would come again.
+  assert both.local.steps() == [4, 5, 6]
+  both.save_local(7, state(7), PAGE)
+  both.local.wait()
+  assert both.local.steps() == [4, 5, 7]  # 6 was of no use.
 
 
 def test_an_emergency_checkpoint_serves_its_own_run_and_layout_alone(both, tmp_path):
@@ -236,6 +239,8 @@ def test_an_emergency_checkpoint_serves_its_own_run_and_layout_alone(both, tmp_p
     w = moved['model']['x']['dual']['w']
     moved['model']['x']['dual']['w'] = jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=split)
     assert both.latest(moved) == 3
+  # That was a mistake, and what it could not use is there.
+  assert both.latest(like(state())) == 6
 
 
 def test_an_emergency_checkpoint_of_several_devices_and_copies(tmp_path):

@@ -1,9 +1,12 @@
 """sr4/training/optimizer.py: learning rates, and that they are data."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
+from sr4.core import errors
 from sr4.models import system as system_lib
 from sr4.planning import compiling
 from sr4.training import data
@@ -29,6 +32,13 @@ def test_rates(fields, rates):
   c = optimizer.Config(**BASE | fields)
   found = jax.vmap(optimizer.schedule(c.decay, optimizer.Pace.of(c)))(np.array(list(rates)))
   np.testing.assert_allclose(found, list(rates.values()), rtol=1e-6, atol=1e-7)
+
+
+def test_frozen_parameters_are_there():
+  frozen = optimizer.Config(frozen=(r'^dual\.', 'nose'))
+  optimizer.check_frozen(dataclasses.replace(frozen, frozen=frozen.frozen[:1]), ['dual.up.kernel'])
+  with pytest.raises(errors.UserError, match="optimizer.frozen='nose' is of no parameter"):
+    optimizer.check_frozen(frozen, ['dual.up.kernel'])
 
 
 def test_another_pace_is_no_other_program(tmp_path):
