@@ -135,7 +135,7 @@ def sparse(config: ml_collections.ConfigDict):
 def demo(config: ml_collections.ConfigDict):
   config.data.root = 'out/demo/data'
   config.flow = dict(drop=dict(text=0.1))
-  config.optimizer.update(learning_rate=2e-3, warmup=50)
+  config.optimizer.update(learning_rate=4e-3, warmup=50)
   config.step.ema = 0.995
   config.train.update(steps=2600, save_every=500, keep=6, log_every=20, max_seconds=600)
   config.preview.every = 0
