@@ -255,7 +255,9 @@ def _info(container) -> Info:
   main = video or audio
   if main is None:
     raise MediaError('neither video nor audio stream in this file.')
-  start = (_seconds(main.start_time, main) or _origin(container)) - _origin(container)
+  origin, first = _origin(container), _seconds(main.start_time, main)
+  # FFmpeg rounds the origin to microseconds: what begins with it may seem to begin before it.
+  start = max(fractions.Fraction(0), (origin if first is None else first) - origin)
   duration = _seconds(main.duration, main)
   if duration is None and container.duration is not None:
     duration = fractions.Fraction(container.duration, av.time_base) - start

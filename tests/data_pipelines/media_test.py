@@ -25,12 +25,13 @@ def mux(
   flash=60,
   frames=100,
   codecs=('libx264', 'aac'),
+  options=None,
 ) -> bytes:
   """A foreign file: 25 fps, red left edge, flash and click at one moment of the clock."""
   out, fps, rate = io.BytesIO(), 25, 48_000
   pixels, tone = small.flash_and_click(frames, fps, rate, flash)
   pixels[:, :, :8] = 255, 0, 0
-  with av.open(out, 'w', format=form) as container:
+  with av.open(out, 'w', format=form, options=options or {}) as container:
     video = container.add_stream(codecs[0], rate=fps)
     video.width, video.height, video.pix_fmt = 64, 48, 'yuv420p'
     video.codec_context.gop_size = gop
@@ -76,6 +77,23 @@ def test_streams_that_start_apart_stay_apart(form, late_audio, late_video):
   assert small.offset(whole) == pytest.approx(small.offset(sought), abs=0.001)
   if late_audio > late_video and form == 'mp4':
     assert not whole.samples[: round((late_audio - late_video - 0.05) * 16_000)].any()
+
+
+def test_sound_before_the_clock_and_before_the_pictures():
+  """A LAME MP3 begins at 1105 / 44100 s, its container at that in microseconds."""
+  out, tone = io.BytesIO(), np.full((1, 44_100), 0.5, np.float32)
+  with av.open(out, 'w', format='mp3') as container:
+    stream = container.add_stream('libmp3lame', rate=44_100, layout='mono')
+    frame = av.AudioFrame.from_ndarray(tone, 'fltp', 'mono')
+    frame.sample_rate = 44_100
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  start = media.probe(out.getvalue()).start
+  ask = {'count': 8000, 'sample_rate': 16_000, 'channels': 1}
+  assert start == 0 and media.read_audio(out.getvalue(), **ask, start=start).mean() > 0.4
+  kept = {'avoid_negative_ts': 'disabled'}
+  data = mux('matroska', late_audio=-0.8, options=kept, codecs=('libx264', 'flac'))
+  assert media.probe(data).start == pytest.approx(0.8, abs=1e-3)
 
 
 def test_timestamps_rounded_to_milliseconds_do_not_cut_the_sound():
