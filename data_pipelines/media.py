@@ -70,7 +70,7 @@ class Info:
   width: int  # As stored: before rotation and pixel aspect, both of which `read` applies.
   height: int
   fps: float
-  duration: float  # Seconds of video (without video: of sound); 0.0 when the header has none.
+  duration: float  # Seconds of video (without video: of sound); 0.0 for a still picture.
   has_audio: bool
   sample_rate: int  # 0 without sound.
   channels: int  # 0 without sound.
@@ -91,9 +91,20 @@ def audio_length(frames: int, fps: float, sample_rate: int) -> int:
 
 
 def probe(source) -> Info:
-  """Reads the header.  Raises MediaError if there is none, OSError if the file cannot be read."""
+  """Reads the header, and where it does not say how long the stream is, the last packets.
+
+  Raises MediaError if there is none, OSError if the file cannot be read.
+  """
   with _open(source) as container:
-    return _info(container)
+    info, streams = _info(container), _streams(container)
+    main = streams[0] or streams[1]
+    # Matroska, WebM and FLV know their longest stream alone.  A still picture has no start.
+    if main.duration is None and main.start_time is not None:
+      end = _last_end(container, main)
+      if end is not None:
+        length = end - _seconds(main.start_time, main)
+        info = dataclasses.replace(info, duration=float(length))
+    return info
 
 
 def read(
@@ -271,6 +282,21 @@ def _info(container) -> Info:
     channels=audio.channels if audio else 0,
     start=float(start),
   )
+
+
+def _last_end(container, stream) -> fractions.Fraction | None:
+  """When the last packet of a stream ends; where a seek finds it, little else is read."""
+  ends, begin = [], container.start_time or 0
+  for at in (container.duration, 0):
+    if ends or at is None:
+      continue
+    with contextlib.suppress(av.FFmpegError):  # A format that cannot seek is read through.
+      container.seek(begin + at)
+    with contextlib.suppress(av.FFmpegError):  # Cut off: it ends there.
+      for packet in container.demux(stream):
+        if packet.pts is not None:
+          ends.append(packet.pts + (packet.duration or 0))
+  return _seconds(max(ends), stream) if ends else None
 
 
 def _check_request(height, width, fps, frames, sample_rate, channels, start):

@@ -18,6 +18,7 @@ def mux(
   form='mp4',
   late_audio=0.0,
   late_video=0.0,
+  more_audio=0.0,
   gop=250,
   rotation=0,
   aspect=1,
@@ -31,6 +32,7 @@ def mux(
   out, fps, rate = io.BytesIO(), 25, 48_000
   pixels, tone = small.flash_and_click(frames, fps, rate, flash)
   pixels[:, :, :8] = 255, 0, 0
+  tone = np.concatenate([tone, tone[len(tone) - round(more_audio * rate) :]])
   with av.open(out, 'w', format=form, options=options or {}) as container:
     video = container.add_stream(codecs[0], rate=fps)
     video.width, video.height, video.pix_fmt = 64, 48, 'yuv420p'
@@ -77,6 +79,23 @@ def test_streams_that_start_apart_stay_apart(form, late_audio, late_video):
   assert small.offset(whole) == pytest.approx(small.offset(sought), abs=0.001)
   if late_audio > late_video and form == 'mp4':
     assert not whole.samples[: round((late_audio - late_video - 0.05) * 16_000)].any()
+
+
+@pytest.mark.parametrize('form', ['mp4', 'matroska', 'mpegts', 'flv'])
+@pytest.mark.parametrize('late_video, more_audio', [(0, 0), (0, 0.3), (0.2, 0.1)])
+def test_the_duration_is_that_of_the_pictures(form, late_video, more_audio):
+  data = mux(form, late_video=late_video, more_audio=more_audio)
+  assert media.probe(data).duration == pytest.approx(4, abs=1e-3)
+
+
+@pytest.mark.parametrize('gop', [250, 5])
+def test_what_was_recorded_live_has_a_duration(gop):
+  data = mux('matroska', late_video=0.2, gop=gop, options={'live': '1'})
+  with av.open(io.BytesIO(data)) as container:
+    assert container.duration is None
+  assert media.probe(data).duration == pytest.approx(4, abs=1e-3)
+  cut = media.probe(data[: len(data) // 2]).duration
+  assert 0 < cut < 4
 
 
 def test_sound_before_the_clock_and_before_the_pictures():
