@@ -222,7 +222,8 @@ def _open(source):
       with av.open(file, container_options=options, buffer_size=1 << 17) as container:
         for context in (s.codec_context for s in container.streams if s.codec_context):
           context.thread_count = 1  # Many clips at once beat many threads in one.
-          context.options = {'err_detect': 'explode'}  # Else damage is painted over with grey.
+          if context.name != 'tiff':  # There it refuses tags that every camera writes.
+            context.options = {'err_detect': 'explode'}  # Else damage is painted over with grey.
         yield container
     except av.FFmpegError as e:
       raise MediaError(

@@ -196,6 +196,16 @@ def test_image(tmp_path):
     media.read_image(path, 8, 8, media.Limits(max_pixels=100))
 
 
+def test_tiff_with_the_tags_of_a_camera():
+  from PIL import Image
+
+  pixels, out = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8), io.BytesIO()
+  Image.fromarray(pixels).save(out, 'TIFF', dpi=(72, 72), tiffinfo={274: 1})
+  np.testing.assert_array_equal(media.read_image(out.getvalue(), 20, 30), pixels)
+  with pytest.raises(media.MediaError):
+    media.read_image(out.getvalue()[:900], 20, 30)
+
+
 def test_shorter_than_asked_or_cut_off():
   data = mux(sound=False)
   assert len(media.read(data, **small.SHAPE, fps=25, frames=100, **small.SOUND).frames) == 100
