@@ -5,6 +5,8 @@ import io
 
 import av
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import pytest
 
 from data_pipelines import media
@@ -171,6 +173,18 @@ def test_rotation_is_applied(rotation, edge):
   assert frame[edge][..., 0].mean() > 150 and frame[..., 0].mean() < 60
 
 
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_pictures_are_turned_and_mirrored_as_exif_says(orientation):
+  rgb = np.zeros((40, 64, 3), np.uint8)
+  rgb[:20, :32], rgb[20:, :32], rgb[20:, 32:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+  exif, out = PIL.Image.Exif(), io.BytesIO()
+  exif[0x112] = orientation
+  PIL.Image.fromarray(rgb).save(out, 'PNG', exif=exif)
+  want = np.asarray(PIL.ImageOps.exif_transpose(PIL.Image.open(out)))
+  assert media.displayed(out.getvalue()) == want.shape[:2]
+  np.testing.assert_array_equal(media.read_image(out.getvalue(), *want.shape[:2]), want)
+
+
 def test_aspect_is_kept_and_the_centre_cropped():
   for aspect, red in ((1, 8), (2, 0)):  # Shown at 128x48, the centre 64x48 has no red edge.
     data = mux(aspect=aspect, frames=5, sound=False)
@@ -197,10 +211,8 @@ def test_image(tmp_path):
 
 
 def test_tiff_with_the_tags_of_a_camera():
-  from PIL import Image
-
   pixels, out = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8), io.BytesIO()
-  Image.fromarray(pixels).save(out, 'TIFF', dpi=(72, 72), tiffinfo={274: 1})
+  PIL.Image.fromarray(pixels).save(out, 'TIFF', dpi=(72, 72), tiffinfo={274: 1})
   np.testing.assert_array_equal(media.read_image(out.getvalue(), 20, 30), pixels)
   with pytest.raises(media.MediaError):
     media.read_image(out.getvalue()[:900], 20, 30)
