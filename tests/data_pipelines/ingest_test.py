@@ -1,5 +1,6 @@
 """The ingest command: every column, and everything left out with its reason."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import ingest
+from data_pipelines import media
 from data_pipelines import mp4
 from data_pipelines import real
 from data_pipelines import records
@@ -343,6 +345,9 @@ def test_start_and_end(media_folder):
     ({'caption': '@image_1 and @image_2'}, 'unknown reference'),
     ({'caption': '@image_1', 'reference_image': 'none.png'}, 'missing file'),
     ({'caption': '@image_1', 'reference_image': 'metadata.json'}, 'broken reference'),
+    ({'caption': '@image_1', 'video': '.'}, 'unreadable file'),
+    ({'caption': '@image_1', 'video': 'a.mp4/b.mp4'}, 'unreadable file'),
+    ({'caption': '@image_1', 'video': 'a man talks ' * 30}, 'unreadable file'),
     ({'caption': '@image_1', 'reference_image': 5}, 'bad row'),
     ({'caption': '@image_1 @audio_1', 'reference_audio': 'mute.mp4'}, 'broken reference'),
     ({'caption': ['a', 'b']}, 'bad row'),
@@ -355,6 +360,15 @@ def test_a_row_that_cannot_be_used_is_dropped_with_its_reason(media_folder, row,
   bad = {'video': 'a.mp4', 'reference_image': 'red.png'} | row
   source, lost = run(media_folder, [{'video': 'mute.mp4', 'caption': 'kept'}, bad])
   assert len(source) == 3 and list(lost.values()) == [reason]
+
+
+def test_a_disk_that_fails_ends_the_run_and_names_the_file(media_folder, monkeypatch):
+  def fails(source):
+    raise OSError(errno.EIO, 'Input/output error', str(source))
+
+  monkeypatch.setattr(media, 'probe', fails)
+  with pytest.raises(SystemExit, match='error: .*Input/output error.*mute.mp4'):
+    run(media_folder, [{'video': 'mute.mp4', 'caption': 'x'}])
 
 
 def test_a_silent_stretch_is_dropped(media_folder):
