@@ -4,6 +4,7 @@ import collections
 import csv
 import dataclasses
 import difflib
+import io
 import json
 import math
 import pathlib
@@ -92,9 +93,9 @@ def _rows(path) -> list[dict]:
   text = path.read_text(encoding='utf-8-sig')
   try:
     if path.suffix == '.csv':
-      return list(csv.DictReader(text.splitlines(keepends=True), strict=True))
-    if path.suffix == '.jsonl':
-      rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+      return list(csv.DictReader(io.StringIO(text, newline=''), strict=True))
+    if path.suffix == '.jsonl':  # Not splitlines: a caption may have U+2028.
+      rows = [json.loads(line) for line in text.split('\n') if line.strip()]
     elif path.suffix == '.json':
       rows = json.loads(text)
     else:

@@ -114,6 +114,19 @@ def test_command_on_metadata(tmp_path, form):
   assert '1 missing file' in done.stdout and '1 no caption' in done.stdout
 
 
+@pytest.mark.parametrize('form', ['csv', 'jsonl'])
+def test_a_caption_may_have_lines(media_folder, tmp_path, form):
+  text = 'one\u2028two\x85three' + ('\nfour' if form == 'csv' else '')
+  row = {'image': str(media_folder / 'red.png'), 'caption': text}
+  path = tmp_path / f'metadata.{form}'
+  if form == 'csv':
+    path.write_text(f'image,caption\n{row["image"]},"{text}"\n')
+  else:
+    path.write_text(json.dumps(row, ensure_ascii=False) + '\n')
+  ingest.main(['--media', str(path), '--out', str(tmp_path / 'out'), *map(str, SMALL)])
+  assert [r.captions['caption'] for r in records.Source(tmp_path / 'out')] == [text]
+
+
 def test_stride_overlaps(tmp_path):
   (tmp_path / 'in').mkdir()
   clip(tmp_path / 'in' / 'a.mp4', 2)
