@@ -155,6 +155,11 @@ def _entry(name: str, row: dict, folder, caption) -> Entry:
   if not captions and caption is not None:
     captions = {'caption': caption}
   try:
+    if any(row.get(None) or ()):  # Where csv puts what no column is for.
+      count = len(row[None])
+      raise ValueError(
+        f'{count} field{"s" * (count > 1)} more than columns; put quotes around the caption.'
+      )
     for column in (*MEDIA_COLUMNS, *CAPTION_COLUMNS, 'video_mask'):
       if not isinstance(row.get(column) or '', str):
         raise ValueError(f'{column} is {row[column]!r}; give one text.')

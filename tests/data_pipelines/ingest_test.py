@@ -127,6 +127,17 @@ def test_a_caption_may_have_lines(media_folder, tmp_path, form):
   assert [r.captions['caption'] for r in records.Source(tmp_path / 'out')] == [text]
 
 
+def test_a_row_with_more_fields_than_columns_is_not_cut(media_folder, tmp_path):
+  path, image = tmp_path / 'metadata.csv', media_folder / 'red.png'
+  path.write_text(
+    f'image,caption\n{image},a man, talking, in a red car\n{image},"a man, talking",,\n'
+  )
+  ingest.main(['--media', str(path), '--out', str(tmp_path / 'out'), *map(str, SMALL)])
+  assert [r.captions['caption'] for r in records.Source(tmp_path / 'out')] == ['a man, talking']
+  (line,) = (tmp_path / 'out' / 'dropped.jsonl').read_text().splitlines()
+  assert '2 fields more than columns; put quotes around the caption' in line
+
+
 def test_stride_overlaps(tmp_path):
   (tmp_path / 'in').mkdir()
   clip(tmp_path / 'in' / 'a.mp4', 2)
