@@ -77,9 +77,14 @@ def _from_folder(folder, caption) -> list[Entry]:
   entries, bare = [], []
   for p, kind in found:
     name, text = p.relative_to(folder).as_posix(), p.with_suffix('.txt')
-    told = text.read_text(encoding='utf-8').strip() if text.exists() else caption
+    told, fault = caption, ''
+    if text.exists():
+      try:
+        told = _text(text).strip() or caption or ''
+      except record.RecordError as e:
+        told, fault = '', str(e)
     bare += [name] if told is None else []
-    entries.append(Entry(name, {'caption': told}, **{kind: p}))
+    entries.append(Entry(name, {'caption': told}, **{kind: p}, fault=fault))
   if bare:
     raise record.RecordError(
       f'{len(bare)} of {len(entries)} media in {folder} have no caption, e.g. {bare[0]}; write '
@@ -89,8 +94,17 @@ def _from_folder(folder, caption) -> list[Entry]:
   return entries
 
 
+def _text(path) -> str:
+  try:
+    return path.read_text(encoding='utf-8-sig')
+  except UnicodeDecodeError as e:
+    raise record.RecordError(
+      f'{path}: byte {e.start} is not UTF-8; write the file again as UTF-8.'
+    ) from e
+
+
 def _rows(path) -> list[dict]:
-  text = path.read_text(encoding='utf-8-sig')
+  text = _text(path)
   try:
     if path.suffix == '.csv':
       return list(csv.DictReader(io.StringIO(text, newline=''), strict=True))

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -116,11 +117,11 @@ def test_command_on_metadata(tmp_path, form):
 
 @pytest.mark.parametrize('form', ['csv', 'jsonl'])
 def test_a_caption_may_have_lines(media_folder, tmp_path, form):
-  text = 'one\u2028two\x85three' + ('\nfour' if form == 'csv' else '')
+  text = 'one\u2028two\x85three'
   row = {'image': str(media_folder / 'red.png'), 'caption': text}
   path = tmp_path / f'metadata.{form}'
   if form == 'csv':
-    path.write_text(f'image,caption\n{row["image"]},"{text}"\n')
+    path.write_text(f'image,caption\n{row["image"]},{text}\n')
   else:
     path.write_text(json.dumps(row, ensure_ascii=False) + '\n')
   ingest.main(['--media', str(path), '--out', str(tmp_path / 'out'), *map(str, SMALL)])
@@ -136,6 +137,22 @@ def test_a_row_with_more_fields_than_columns_is_not_cut(media_folder, tmp_path):
   assert [r.captions['caption'] for r in records.Source(tmp_path / 'out')] == ['a man, talking']
   (line,) = (tmp_path / 'out' / 'dropped.jsonl').read_text().splitlines()
   assert '2 fields more than columns; put quotes around the caption' in line
+
+
+def test_captions_of_any_editor(media_folder, tmp_path):
+  texts = {'bom': b'\xef\xbb\xbfa man', 'latin': 'un café'.encode('latin-1'), 'empty': b'\n'}
+  for name, text in texts.items():
+    shutil.copy(media_folder / 'red.png', tmp_path / f'{name}.png')
+    (tmp_path / f'{name}.txt').write_bytes(text)
+  args = ['--media', str(tmp_path), '--out', str(tmp_path / 'out'), *map(str, SMALL)]
+  ingest.main([*args, '--caption', 'other'])
+  found = {r.id: r.captions['caption'] for r in records.Source(tmp_path / 'out')}
+  assert found == {'bom.png': 'a man', 'empty.png': 'other'}
+  assert dropped(tmp_path / 'out') == [('latin.png', 'bad row')]
+  assert 'latin.txt: byte 6 is not UTF-8' in (tmp_path / 'out' / 'dropped.jsonl').read_text()
+  (tmp_path / 'metadata.csv').write_text('image,caption\nbom.png,x\n', encoding='utf-16')
+  with pytest.raises(SystemExit, match='error: .*metadata.csv: byte 0 is not UTF-8'):
+    ingest.main(args)
 
 
 def test_stride_overlaps(tmp_path):
