@@ -83,6 +83,8 @@ def _from_folder(folder, caption) -> list[Entry]:
         told = _text(text).strip() or caption or ''
       except record.RecordError as e:
         told, fault = '', str(e)
+    if name != printable(name):
+      name, fault = printable(name), 'its name is not UTF-8; rename it.'
     bare += [name] if told is None else []
     entries.append(Entry(name, {'caption': told}, **{kind: p}, fault=fault))
   if bare:
@@ -92,6 +94,11 @@ def _from_folder(folder, caption) -> list[Entry]:
       "column, or give all of them one text with --caption TEXT ('' for none)."
     )
   return entries
+
+
+def printable(name: str) -> str:
+  """With escapes for what is not UTF-8, so that it can be written."""
+  return name.encode(errors='backslashreplace').decode()
 
 
 def _text(path) -> str:

@@ -155,6 +155,15 @@ def test_captions_of_any_editor(media_folder, tmp_path):
     ingest.main(args)
 
 
+def test_a_name_that_is_not_utf8_costs_its_file(media_folder, tmp_path):
+  for name in (b'a.png', b'\xe9.png', b'\xe8.png'):
+    shutil.copy(media_folder / 'red.png', os.path.join(os.fsencode(tmp_path), name))
+  args = ['--media', str(tmp_path), '--out', str(tmp_path / 'out'), '--caption', 'x']
+  ingest.main([*args, *map(str, SMALL)])
+  assert [r.id for r in records.Source(tmp_path / 'out')] == ['a.png']
+  assert dropped(tmp_path / 'out') == [('\\udce8.png', 'bad row'), ('\\udce9.png', 'bad row')]
+
+
 def test_stride_overlaps(tmp_path):
   (tmp_path / 'in').mkdir()
   clip(tmp_path / 'in' / 'a.mp4', 2)
