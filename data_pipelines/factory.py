@@ -18,7 +18,6 @@ import tqdm
 from data_pipelines import coded as coded_lib
 from data_pipelines import collate
 from data_pipelines import loader
-from data_pipelines import record as record_lib
 from data_pipelines import records
 from data_pipelines import tasks
 from data_pipelines import units
@@ -210,8 +209,6 @@ def clips_of(record: records.Record, job: Job) -> list[Clip]:
   clips = []
   for i, place in enumerate(places(record, size)):
     frames, _, samples = tasks.cut(record, size, place, job.channels)
-    if samples is not None and not record_lib.audible(samples):
-      samples = None
     if frames is None and samples is None:
       continue
     name = record.id if not i else f'{record.id}+{i}'
