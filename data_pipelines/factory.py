@@ -113,6 +113,9 @@ def run(config, bucket: str, out, rows=None, unit: int = 64, threads: int = 2):
     raise config_lib.ConfigError(
       f'--rows={rows} must be a multiple of the {len(mesh.devices.flat)} devices of this process'
     )
+  for name, value in (('rows', rows), ('unit', unit), ('threads', threads)):
+    if value < 1:
+      raise config_lib.ConfigError(f'--{name}={value} must be 1 or more')
   with jax.set_mesh(mesh):
     maker = Maker(weights.load(system), job, rows, kept)
     if kept:  # What previews will ask for: their prompts, and '' to fill up a batch of them.
@@ -168,6 +171,8 @@ def fill(maker: 'Maker', folders, threads: int):
   clips = tqdm.tqdm(read(folders, indices, maker.job, facts, threads), unit='clip', file=sys.stdout)
   for some in batched(clips, maker.rows):
     count += len(maker.embedded([prompt for clip in some for prompt in clip.prompts.values()]))
+  for why in facts.dropped:
+    say(f'left out: {why}')
   say(f'{count} embeddings are in {maker.kept.folder}')
 
 
