@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import dataclasses
+import errno
 import itertools
 import math
 import re
@@ -19,6 +20,15 @@ from data_pipelines.record import Record
 from data_pipelines.record import Reference
 
 BRIGHT = 128  # Of a mask, from here on: to be generated.
+# What a row's path may do to `open`; other errors are the disk's, and end the run.
+UNREADABLE = (
+  errno.EISDIR,
+  errno.ENOTDIR,
+  errno.EACCES,
+  errno.EPERM,
+  errno.ENAMETOOLONG,
+  errno.EINVAL,
+)
 NAMED = re.compile(r'@(?:image|video|audio)_\d+')
 
 
@@ -67,6 +77,10 @@ def cut(
       drop(entry.id, e.reason, str(e))
     except FileNotFoundError as e:
       drop(entry.id, 'missing file', str(e))
+    except OSError as e:
+      if e.errno not in UNREADABLE:
+        raise
+      drop(entry.id, 'unreadable file', str(e))
     except (media.MediaError, record_lib.RecordError) as e:
       if made:
         drop(entry.id, 'broken after some clips', f'the first {made} are kept: {e}')

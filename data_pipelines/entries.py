@@ -4,6 +4,7 @@ import collections
 import csv
 import dataclasses
 import difflib
+import io
 import json
 import math
 import pathlib
@@ -76,9 +77,16 @@ def _from_folder(folder, caption) -> list[Entry]:
   entries, bare = [], []
   for p, kind in found:
     name, text = p.relative_to(folder).as_posix(), p.with_suffix('.txt')
-    told = text.read_text(encoding='utf-8').strip() if text.exists() else caption
+    told, fault = caption, ''
+    if text.exists():
+      try:
+        told = _text(text).strip() or caption or ''
+      except record.RecordError as e:
+        told, fault = '', str(e)
+    if name != printable(name):
+      name, fault = printable(name), 'its name is not UTF-8; rename it.'
     bare += [name] if told is None else []
-    entries.append(Entry(name, {'caption': told}, **{kind: p}))
+    entries.append(Entry(name, {'caption': told}, **{kind: p}, fault=fault))
   if bare:
     raise record.RecordError(
       f'{len(bare)} of {len(entries)} media in {folder} have no caption, e.g. {bare[0]}; write '
@@ -88,13 +96,27 @@ def _from_folder(folder, caption) -> list[Entry]:
   return entries
 
 
+def printable(name: str) -> str:
+  """With escapes for what is not UTF-8, so that it can be written."""
+  return name.encode(errors='backslashreplace').decode()
+
+
+def _text(path) -> str:
+  try:
+    return path.read_text(encoding='utf-8-sig')
+  except UnicodeDecodeError as e:
+    raise record.RecordError(
+      f'{path}: byte {e.start} is not UTF-8; write the file again as UTF-8.'
+    ) from e
+
+
 def _rows(path) -> list[dict]:
-  text = path.read_text(encoding='utf-8-sig')
+  text = _text(path)
   try:
     if path.suffix == '.csv':
-      return list(csv.DictReader(text.splitlines(keepends=True), strict=True))
-    if path.suffix == '.jsonl':
-      rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+      return list(csv.DictReader(io.StringIO(text, newline=''), strict=True))
+    if path.suffix == '.jsonl':  # Not splitlines: a caption may have U+2028.
+      rows = [json.loads(line) for line in text.split('\n') if line.strip()]
     elif path.suffix == '.json':
       rows = json.loads(text)
     else:
@@ -154,6 +176,11 @@ def _entry(name: str, row: dict, folder, caption) -> Entry:
   if not captions and caption is not None:
     captions = {'caption': caption}
   try:
+    if any(row.get(None) or ()):  # Where csv puts what no column is for.
+      count = len(row[None])
+      raise ValueError(
+        f'{count} field{"s" * (count > 1)} more than columns; put quotes around the caption.'
+      )
     for column in (*MEDIA_COLUMNS, *CAPTION_COLUMNS, 'video_mask'):
       if not isinstance(row.get(column) or '', str):
         raise ValueError(f'{column} is {row[column]!r}; give one text.')

@@ -18,7 +18,6 @@ import tqdm
 from data_pipelines import coded as coded_lib
 from data_pipelines import collate
 from data_pipelines import loader
-from data_pipelines import record as record_lib
 from data_pipelines import records
 from data_pipelines import tasks
 from data_pipelines import units
@@ -114,6 +113,9 @@ def run(config, bucket: str, out, rows=None, unit: int = 64, threads: int = 2):
     raise config_lib.ConfigError(
       f'--rows={rows} must be a multiple of the {len(mesh.devices.flat)} devices of this process'
     )
+  for name, value in (('rows', rows), ('unit', unit), ('threads', threads)):
+    if value < 1:
+      raise config_lib.ConfigError(f'--{name}={value} must be 1 or more')
   with jax.set_mesh(mesh):
     maker = Maker(weights.load(system), job, rows, kept)
     if kept:  # What previews will ask for: their prompts, and '' to fill up a batch of them.
@@ -169,6 +171,8 @@ def fill(maker: 'Maker', folders, threads: int):
   clips = tqdm.tqdm(read(folders, indices, maker.job, facts, threads), unit='clip', file=sys.stdout)
   for some in batched(clips, maker.rows):
     count += len(maker.embedded([prompt for clip in some for prompt in clip.prompts.values()]))
+  for why in facts.dropped:
+    say(f'left out: {why}')
   say(f'{count} embeddings are in {maker.kept.folder}')
 
 
@@ -210,8 +214,6 @@ def clips_of(record: records.Record, job: Job) -> list[Clip]:
   clips = []
   for i, place in enumerate(places(record, size)):
     frames, _, samples = tasks.cut(record, size, place, job.channels)
-    if samples is not None and not record_lib.audible(samples):
-      samples = None
     if frames is None and samples is None:
       continue
     name = record.id if not i else f'{record.id}+{i}'

@@ -70,7 +70,7 @@ class Info:
   width: int  # As stored: before rotation and pixel aspect, both of which `read` applies.
   height: int
   fps: float
-  duration: float  # Seconds of video (without video: of sound); 0.0 when the header has none.
+  duration: float  # Seconds of video (without video: of sound); 0.0 for a still picture.
   has_audio: bool
   sample_rate: int  # 0 without sound.
   channels: int  # 0 without sound.
@@ -91,9 +91,20 @@ def audio_length(frames: int, fps: float, sample_rate: int) -> int:
 
 
 def probe(source) -> Info:
-  """Reads the header.  Raises MediaError if there is none, OSError if the file cannot be read."""
+  """Reads the header, and where it does not say how long the stream is, the last packets.
+
+  Raises MediaError if there is none, OSError if the file cannot be read.
+  """
   with _open(source) as container:
-    return _info(container)
+    info, streams = _info(container), _streams(container)
+    main = streams[0] or streams[1]
+    # Matroska, WebM and FLV know their longest stream alone.  A still picture has no start.
+    if main.duration is None and main.start_time is not None:
+      end = _last_end(container, main)
+      if end is not None:
+        length = end - _seconds(main.start_time, main)
+        info = dataclasses.replace(info, duration=float(length))
+    return info
 
 
 def read(
@@ -211,7 +222,8 @@ def _open(source):
       with av.open(file, container_options=options, buffer_size=1 << 17) as container:
         for context in (s.codec_context for s in container.streams if s.codec_context):
           context.thread_count = 1  # Many clips at once beat many threads in one.
-          context.options = {'err_detect': 'explode'}  # Else damage is painted over with grey.
+          if context.name != 'tiff':  # There it refuses tags that every camera writes.
+            context.options = {'err_detect': 'explode'}  # Else damage is painted over with grey.
         yield container
     except av.FFmpegError as e:
       raise MediaError(
@@ -255,7 +267,9 @@ def _info(container) -> Info:
   main = video or audio
   if main is None:
     raise MediaError('neither video nor audio stream in this file.')
-  start = (_seconds(main.start_time, main) or _origin(container)) - _origin(container)
+  origin, first = _origin(container), _seconds(main.start_time, main)
+  # FFmpeg rounds the origin to microseconds: what begins with it may seem to begin before it.
+  start = max(fractions.Fraction(0), (origin if first is None else first) - origin)
   duration = _seconds(main.duration, main)
   if duration is None and container.duration is not None:
     duration = fractions.Fraction(container.duration, av.time_base) - start
@@ -269,6 +283,21 @@ def _info(container) -> Info:
     channels=audio.channels if audio else 0,
     start=float(start),
   )
+
+
+def _last_end(container, stream) -> fractions.Fraction | None:
+  """When the last packet of a stream ends; where a seek finds it, little else is read."""
+  ends, begin = [], container.start_time or 0
+  for at in (container.duration, 0):
+    if ends or at is None:
+      continue
+    with contextlib.suppress(av.FFmpegError):  # A format that cannot seek is read through.
+      container.seek(begin + at)
+    with contextlib.suppress(av.FFmpegError):  # Cut off: it ends there.
+      for packet in container.demux(stream):
+        if packet.pts is not None:
+          ends.append(packet.pts + (packet.duration or 0))
+  return _seconds(max(ends), stream) if ends else None
 
 
 def _check_request(height, width, fps, frames, sample_rate, channels, start):

@@ -71,7 +71,7 @@ def write(
 
   Raises:
     RecordError: the directory is not empty, there is no record, or a record breaks the rules.
-    OSError: a full or unwritable disk, with the directory in it.
+    OSError: a full or unwritable disk, or one that a record is read from, with its path.
   """
   directory = pathlib.Path(directory)
   if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -85,7 +85,9 @@ def write(
       os.rename(folder, directory)
       sync(directory.parent)
   except OSError as e:
-    raise OSError(e.errno or errno.EIO, e.strerror or str(e), str(directory)) from e
+    name, ours = str(e.filename or ''), str(directory.parent / f'.{directory.name}.partial-')
+    where = str(directory) if not name or name.startswith(ours) else name
+    raise OSError(e.errno or errno.EIO, e.strerror or str(e), where) from e
   return manifest
 
 

@@ -15,6 +15,7 @@ from data_pipelines import memory
 from sr4.core import errors
 
 HOLD = fractions.Fraction(1, 2)  # The longest wait for a first picture that it may itself fill.
+EXIF = 31  # FFmpeg's number of this side data, for which PyAV has no name.
 JITTER = fractions.Fraction(1, 100)  # Timestamps this far off are rounding (Matroska), not a gap.
 
 
@@ -91,6 +92,38 @@ def shown(frame, aspect) -> tuple[fractions.Fraction, fractions.Fraction]:
   return size[::-1] if frame.rotation % 180 else size
 
 
+def mirrored(frame) -> bool:
+  """Is it shown mirrored?  If so, top to bottom, and then turned by its rotation."""
+  try:
+    matrix = frame.side_data.get('DISPLAYMATRIX')
+  except ValueError:  # PyAV cannot list them beside EXIF.
+    bare = _chain(frame, f'sidedata=mode=delete:type={EXIF}')(frame)
+    matrix = bare.side_data.get('DISPLAYMATRIX')
+  if matrix is None:
+    return False
+  a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)
+  return bool(a * d < b * c)
+
+
+def _chain(frame, *steps):
+  """FFmpeg's filters one after another, for frames such as this one: frame to frame."""
+  graph = av.filter.Graph()
+  graph.threads = 1
+  nodes = [
+    graph.add_buffer(
+      width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+  ]
+  nodes += [graph.add(*step.split('=', 1)) for step in steps] + [graph.add('buffersink')]
+  graph.link_nodes(*nodes).configure()
+
+  def run(frame):
+    graph.vpush(frame)
+    return graph.vpull()
+
+  return run
+
+
 class Scaler:
   """Pictures of any size and format to RGB [height width 3], in C; one graph per input format.
 
@@ -102,7 +135,7 @@ class Scaler:
     self.height, self.width, self._aspect = height, width, stream.sample_aspect_ratio
     self._flags = 'neighbor' if nearest else 'bicubic+accurate_rnd+full_chroma_int'
     self.duration = 1 / stream.average_rate if stream.average_rate else None
-    self._key, self._graph = None, None
+    self._key, self._run = None, None
 
   def __call__(self, frame, out: np.ndarray):
     """Into uint8 [height width 3]."""
@@ -111,39 +144,32 @@ class Scaler:
       frame.height,
       frame.format.name,
       frame.rotation % 360,
+      mirrored(frame),
       frame.colorspace,
       frame.color_range,
     )
     if key != self._key:
-      self._key, self._graph = key, self._build(frame, frame.rotation % 360)
-    self._graph.vpush(frame)
-    (plane,) = self._graph.vpull().planes
+      self._key, self._run = key, self._build(frame, *key[3:5])
+    (plane,) = self._run(frame).planes
     rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
     width = 3 * self.width  # Rows of bytes: an inner loop over 3 colours is four times slower.
     out.reshape(self.height, width)[:] = rows[: self.height, :width]
 
-  def _build(self, frame, rotation):
+  def _build(self, frame, rotation, mirror):
     w, h = shown(frame, self._aspect)
     turn = {90: ['transpose=cclock'], 180: ['hflip', 'vflip'], 270: ['transpose=clock']}
     cover = max(self.width / w, self.height / h)
     scaled = max(self.width, round(w * cover)), max(self.height, round(h * cover))
-    steps = turn.get(rotation, []) + [
+    return _chain(
+      frame,
+      *['vflip'] * mirror,
+      *turn.get(rotation, []),
       f'scale={scaled[0]}:{scaled[1]}:flags={self._flags}',
       'format=gbrp',
       f'crop={self.width}:{self.height}',
       f'scale={self.width}:{self.height}',
       'format=rgb24',
-    ]
-    graph = av.filter.Graph()
-    graph.threads = 1
-    nodes = [
-      graph.add_buffer(
-        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
-      )
-    ]
-    nodes += [graph.add(*step.split('=', 1)) for step in steps] + [graph.add('buffersink')]
-    graph.link_nodes(*nodes).configure()
-    return graph
+    )
 
 
 class Sound:

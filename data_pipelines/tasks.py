@@ -15,6 +15,7 @@ import numpy as np
 from data_pipelines import coded as coded_lib
 from data_pipelines import degrade
 from data_pipelines import masks
+from data_pipelines import record as record_lib
 from data_pipelines import records
 from data_pipelines import stills
 from sr4.core import errors
@@ -248,13 +249,19 @@ def needs(task: Task, there):
 
 
 def cut(record: records.Record, size: Size, place: float, channels: int):
-  """(frames, mask, samples): the bucket's length of them from a place in [0, 1), or None each."""
+  """(frames, mask, samples): the bucket's length of them from a place in [0, 1), or None each.
+
+  Sound of which nothing is heard there is none, as in a record.
+  """
   frames, mask, first = cut_frames(record, size, place)
   samples = None
   if record.has_audio and size.samples:
     spare = max(0, len(record.samples) - size.samples)
     begin = round(first / record.fps * record.sample_rate) if size.frames else int(place * spare)
-    samples = mixed(record.samples[begin : begin + size.samples], channels)
+    samples = record.samples[begin : begin + size.samples]
+    if not record_lib.audible(samples):
+      return frames, mask, None
+    samples = mixed(samples, channels)
     samples = np.pad(samples, ((0, size.samples - len(samples)), (0, 0)))
   return frames, mask, samples
 

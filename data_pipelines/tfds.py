@@ -103,6 +103,11 @@ def write(source: records.Source, data_dir, name: str, version: str, split: str 
 
   The split is there whole or not at all.  Returns the folder.
   """
+  if source.manifest.latents is not None:
+    raise records.RecordError(
+      f'{source.directory} holds latents, and a dataset has records of media; give the folder that '
+      'they were made of.'
+    )
   for what, value, rule, example in (
     ('name', name, NAME, 'my_clips'),
     ('version', version, VERSION, '1.0.0'),

@@ -249,12 +249,18 @@ def table(figures) -> str:
 
 
 def loss_section(rows) -> str:
+  """Of the rows in which each modality that was trained has a loss to draw."""
+  import math
+
   from sr4.metrics import drawing
 
+  drawn = lambda row, name: 0 < row.get(name, 0) < math.inf
+  names = [name for name in ('video', 'audio') if any(drawn(row, name) for row in rows)]
+  rows = [row for row in rows if names and all(drawn(row, name) for name in names)]
   if len(rows) < 2:
     return ''
   steps = [row['step'] for row in rows]
-  curves = {name: [row[name] for row in rows] for name in ('video', 'audio') if name in rows[0]}
+  curves = {name: [row[name] for row in rows] for name in names}
   return (
     '<h2>Training</h2><p class="small soft">Loss of each modality by step; thin as it was, thick '
     f'its running mean.</p><div class="card">{drawing.chart(steps, curves)}</div>'

@@ -161,6 +161,21 @@ def test_what_is_missing_is_left_out_or_told(workdir):
     run(workdir)
 
 
+def test_rows_without_a_loss_are_not_drawn(workdir):
+  log = workdir / 'metrics.jsonl'
+  rows = [json.loads(line) for line in log.read_text().splitlines()]
+  del rows[0]['video'], rows[4]['audio']
+  rows[5]['video'] = float('nan')
+  write = lambda rows: log.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  write(rows)
+  assert 'Loss by step: video from 1 ' in run(workdir)
+  write([row | {'audio': float('nan')} for row in rows])
+  text = run(workdir)
+  assert 'Loss by step: video from 1 ' in text and 'audio from' not in text
+  write([row | {'video': float('nan'), 'audio': float('nan')} for row in rows])
+  assert 'Loss by step' not in run(workdir)
+
+
 def test_clips_that_do_not_fit_are_left_out(workdir, monkeypatch):
   whole = run(workdir)
   monkeypatch.setattr(report, 'LARGEST', len(whole) - 1000)

@@ -169,6 +169,17 @@ def test_sound_is_that_of_the_frames():
   np.testing.assert_array_equal(row.samples, record.samples[begin : begin + 17000])
 
 
+def test_a_silent_stretch_of_a_record_is_no_sound():
+  record = kinds.make(world.World(dataclasses.replace(WORLD.config, frames=41)), 3, 'clips')
+  samples = record.samples.copy()
+  samples[:-1000] = 0
+  record = dataclasses.replace(record, samples=samples)
+  assert tasks.cut(record, CLIP, 0.0, 1)[2] is None
+  assert tasks.cut(record, CLIP, 0.99, 1)[2][-1000:].any()
+  with pytest.raises(tasks.TaskError, match='neither the frames nor the sound'):
+    tasks.make('t2a', record, SIZES['t2a'], np.random.default_rng(1), 4, 1)
+
+
 def test_references_are_those_of_the_caption():
   portrait, _ = WORLD.reference(0, 0)
   (row, *_) = _rows('image_ref')

@@ -87,7 +87,7 @@ def _item(entry: entries.Entry) -> tables.Item:
     entry.id,
     entry.id,
     kind,
-    os.path.abspath(getattr(entry, kind)) if kinds else '',
+    entries.printable(os.path.abspath(getattr(entry, kind))) if kinds else '',
     more=_more(entry),
     start=entry.start,
     end=entry.end,
@@ -119,10 +119,10 @@ def _strays(folder, known) -> list[tables.Item]:
   stems = {os.path.splitext(path)[0] for path in known}
   strays = []
   for p in sorted(folder.rglob('*')):
-    path = os.path.abspath(p)
+    path = entries.printable(os.path.abspath(p))
     caption = p.suffix == '.txt' and os.path.splitext(path)[0] in stems
     if p.is_file() and path not in known and not caption and not p.name.startswith('.'):
-      name = p.relative_to(folder).as_posix()
+      name = entries.printable(p.relative_to(folder).as_posix())
       why = f'{p.suffix or "no suffix"} is not a name of media; rename it if it is.'
       strays.append(tables.drop(tables.Item(name, name, 'video', path), 'find', 'suffix', why))
   return strays

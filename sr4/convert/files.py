@@ -37,7 +37,7 @@ def source(path: str) -> Source:
   """Of a .safetensors file, or of a folder that has them, such as diffusers and transformers write.
 
   Raises:
-    FileError: there is none, one is cut off, or the index names a file that is not there.
+    FileError: there is none, one is cut off, or the index names what is not there.
   """
   if not os.path.exists(path):
     raise FileError(f'{path}: there is no such file or folder of weights')
@@ -46,11 +46,19 @@ def source(path: str) -> Source:
   found = sorted(os.listdir(path))
   for index in (name for name in found if name.endswith('.safetensors.index.json')):
     with open(os.path.join(path, index)) as f:
-      parts = json.load(f)['weight_map']
-    places = {name: os.path.join(path, part) for name, part in parts.items()}
+      try:
+        parts = json.load(f)['weight_map']
+        places = {name: os.path.join(path, part) for name, part in parts.items()}
+      except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(f'{path}: {index} is no whole index ({error!r}); fetch it again') from error
     for part in sorted(set(places.values())):
       if not os.path.exists(part):
         raise FileError(f'{path}: {index} names {os.path.basename(part)}, which is not there')
+      there = set(names(part))
+      if lacks := [name for name, at in places.items() if at == part and name not in there]:
+        raise FileError(
+          f'{part} has no {lacks[0]}, which {index} names in it; fetch both of one release'
+        )
     return Source(path, places)
   files = [os.path.join(path, name) for name in found if name.endswith('.safetensors')]
   if len(files) != 1:

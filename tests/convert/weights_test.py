@@ -88,6 +88,21 @@ def test_a_folder_in_parts_of_bfloat16(tmp_path):
     files.source(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+  'index, told',
+  [
+    ('{"weight_ma', 'is no whole index .*fetch it again'),
+    ('{}', "is no whole index .*'weight_map'"),
+    ('{"weight_map": {"a": "a.safetensors", "b": "a.safetensors"}}', 'a.safetensors has no b, '),
+  ],
+)
+def test_an_index_that_is_none(tmp_path, index, told):
+  safetensors.numpy.save_file({'a': np.zeros(3)}, tmp_path / 'a.safetensors')
+  (tmp_path / 'model.safetensors.index.json').write_text(index)
+  with pytest.raises(files.FileError, match=told):
+    files.source(str(tmp_path))
+
+
 def broken(tensors, path):
   """(what is wrong, the file, what is told)."""
   save = lambda name, x: safetensors.numpy.save_file(x, path / name) or str(path / name)

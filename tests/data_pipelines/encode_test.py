@@ -389,6 +389,9 @@ def test_what_cannot_be_is_told_before_any_work(home, tmp_path):
       factory.run(changed(config, **change), bucket, out)
   with pytest.raises(config_lib.ConfigError, match='give --out DIR, or config.text.cache'):
     factory.run(config, 'clips', None)
+  for name, value in (('rows', -8), ('unit', 0), ('threads', 0)):
+    with pytest.raises(config_lib.ConfigError, match=f'--{name}={value} must be 1 or more'):
+      factory.run(config, 'clips', out, **{name: value})
   assert not os.path.exists(out)
 
 
@@ -402,6 +405,21 @@ def test_a_record_that_does_not_fit_is_left_out_and_told(home, tmp_path, capsys)
   told = capsys.readouterr().out
   assert 'left out: record 1: (16, 16) at 4 fps, but the bucket is' in told
   assert [x.id for x in records.Source(tmp_path / 'made')] == ['0', '3']
+
+
+def test_a_record_that_a_cache_leaves_out_is_told(home, tmp_path, capsys):
+  _, config = home
+  odd = dataclasses.replace(_record(1), fps=4.0, samples=None)
+  records.write(tmp_path / 'clips', [_record(0), odd])
+  small_text.write(tmp_path / 'qwen')
+  config = changed(config)
+  config.data.root = str(tmp_path)
+  config.text = ml_collections.ConfigDict(
+    small_text.FIELDS
+    | dict(name='qwen3-vl-8b', weights=str(tmp_path / 'qwen'), cache=str(tmp_path / 'cache'))
+  )
+  factory.run(config, 'clips', None)
+  assert 'left out: record 1: (16, 16) at 4 fps' in capsys.readouterr().out
 
 
 def test_a_cache_of_embeddings_serves_training_on_media(home, tmp_path):

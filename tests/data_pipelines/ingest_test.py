@@ -1,7 +1,9 @@
 """The ingest command: every column, and everything left out with its reason."""
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import ingest
+from data_pipelines import media
 from data_pipelines import mp4
 from data_pipelines import real
 from data_pipelines import records
@@ -110,6 +113,55 @@ def test_command_on_metadata(tmp_path, form):
   assert abs(source[2].samples - source[3].samples).max() > 0.1  # The next second of it.
   assert 'unknown columns, not stored: mood' in done.stdout
   assert '1 missing file' in done.stdout and '1 no caption' in done.stdout
+
+
+@pytest.mark.parametrize('form', ['csv', 'jsonl'])
+def test_a_caption_may_have_lines(media_folder, tmp_path, form):
+  text = 'one\u2028two\x85three'
+  row = {'image': str(media_folder / 'red.png'), 'caption': text}
+  path = tmp_path / f'metadata.{form}'
+  if form == 'csv':
+    path.write_text(f'image,caption\n{row["image"]},{text}\n')
+  else:
+    path.write_text(json.dumps(row, ensure_ascii=False) + '\n')
+  ingest.main(['--media', str(path), '--out', str(tmp_path / 'out'), *map(str, SMALL)])
+  assert [r.captions['caption'] for r in records.Source(tmp_path / 'out')] == [text]
+
+
+def test_a_row_with_more_fields_than_columns_is_not_cut(media_folder, tmp_path):
+  path, image = tmp_path / 'metadata.csv', media_folder / 'red.png'
+  path.write_text(
+    f'image,caption\n{image},a man, talking, in a red car\n{image},"a man, talking",,\n'
+  )
+  ingest.main(['--media', str(path), '--out', str(tmp_path / 'out'), *map(str, SMALL)])
+  assert [r.captions['caption'] for r in records.Source(tmp_path / 'out')] == ['a man, talking']
+  (line,) = (tmp_path / 'out' / 'dropped.jsonl').read_text().splitlines()
+  assert '2 fields more than columns; put quotes around the caption' in line
+
+
+def test_captions_of_any_editor(media_folder, tmp_path):
+  texts = {'bom': b'\xef\xbb\xbfa man', 'latin': 'un café'.encode('latin-1'), 'empty': b'\n'}
+  for name, text in texts.items():
+    shutil.copy(media_folder / 'red.png', tmp_path / f'{name}.png')
+    (tmp_path / f'{name}.txt').write_bytes(text)
+  args = ['--media', str(tmp_path), '--out', str(tmp_path / 'out'), *map(str, SMALL)]
+  ingest.main([*args, '--caption', 'other'])
+  found = {r.id: r.captions['caption'] for r in records.Source(tmp_path / 'out')}
+  assert found == {'bom.png': 'a man', 'empty.png': 'other'}
+  assert dropped(tmp_path / 'out') == [('latin.png', 'bad row')]
+  assert 'latin.txt: byte 6 is not UTF-8' in (tmp_path / 'out' / 'dropped.jsonl').read_text()
+  (tmp_path / 'metadata.csv').write_text('image,caption\nbom.png,x\n', encoding='utf-16')
+  with pytest.raises(SystemExit, match='error: .*metadata.csv: byte 0 is not UTF-8'):
+    ingest.main(args)
+
+
+def test_a_name_that_is_not_utf8_costs_its_file(media_folder, tmp_path):
+  for name in (b'a.png', b'\xe9.png', b'\xe8.png'):
+    shutil.copy(media_folder / 'red.png', os.path.join(os.fsencode(tmp_path), name))
+  args = ['--media', str(tmp_path), '--out', str(tmp_path / 'out'), '--caption', 'x']
+  ingest.main([*args, *map(str, SMALL)])
+  assert [r.id for r in records.Source(tmp_path / 'out')] == ['a.png']
+  assert dropped(tmp_path / 'out') == [('\\udce8.png', 'bad row'), ('\\udce9.png', 'bad row')]
 
 
 def test_stride_overlaps(tmp_path):
@@ -343,6 +395,9 @@ def test_start_and_end(media_folder):
     ({'caption': '@image_1 and @image_2'}, 'unknown reference'),
     ({'caption': '@image_1', 'reference_image': 'none.png'}, 'missing file'),
     ({'caption': '@image_1', 'reference_image': 'metadata.json'}, 'broken reference'),
+    ({'caption': '@image_1', 'video': '.'}, 'unreadable file'),
+    ({'caption': '@image_1', 'video': 'a.mp4/b.mp4'}, 'unreadable file'),
+    ({'caption': '@image_1', 'video': 'a man talks ' * 30}, 'unreadable file'),
     ({'caption': '@image_1', 'reference_image': 5}, 'bad row'),
     ({'caption': '@image_1 @audio_1', 'reference_audio': 'mute.mp4'}, 'broken reference'),
     ({'caption': ['a', 'b']}, 'bad row'),
@@ -355,6 +410,15 @@ def test_a_row_that_cannot_be_used_is_dropped_with_its_reason(media_folder, row,
   bad = {'video': 'a.mp4', 'reference_image': 'red.png'} | row
   source, lost = run(media_folder, [{'video': 'mute.mp4', 'caption': 'kept'}, bad])
   assert len(source) == 3 and list(lost.values()) == [reason]
+
+
+def test_a_disk_that_fails_ends_the_run_and_names_the_file(media_folder, monkeypatch):
+  def fails(source):
+    raise OSError(errno.EIO, 'Input/output error', str(source))
+
+  monkeypatch.setattr(media, 'probe', fails)
+  with pytest.raises(SystemExit, match='error: .*Input/output error.*mute.mp4'):
+    run(media_folder, [{'video': 'mute.mp4', 'caption': 'x'}])
 
 
 def test_a_silent_stretch_is_dropped(media_folder):

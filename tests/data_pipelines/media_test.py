@@ -5,6 +5,8 @@ import io
 
 import av
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import pytest
 
 from data_pipelines import media
@@ -18,6 +20,7 @@ def mux(
   form='mp4',
   late_audio=0.0,
   late_video=0.0,
+  more_audio=0.0,
   gop=250,
   rotation=0,
   aspect=1,
@@ -25,12 +28,14 @@ def mux(
   flash=60,
   frames=100,
   codecs=('libx264', 'aac'),
+  options=None,
 ) -> bytes:
   """A foreign file: 25 fps, red left edge, flash and click at one moment of the clock."""
   out, fps, rate = io.BytesIO(), 25, 48_000
   pixels, tone = small.flash_and_click(frames, fps, rate, flash)
   pixels[:, :, :8] = 255, 0, 0
-  with av.open(out, 'w', format=form) as container:
+  tone = np.concatenate([tone, tone[len(tone) - round(more_audio * rate) :]])
+  with av.open(out, 'w', format=form, options=options or {}) as container:
     video = container.add_stream(codecs[0], rate=fps)
     video.width, video.height, video.pix_fmt = 64, 48, 'yuv420p'
     video.codec_context.gop_size = gop
@@ -76,6 +81,40 @@ def test_streams_that_start_apart_stay_apart(form, late_audio, late_video):
   assert small.offset(whole) == pytest.approx(small.offset(sought), abs=0.001)
   if late_audio > late_video and form == 'mp4':
     assert not whole.samples[: round((late_audio - late_video - 0.05) * 16_000)].any()
+
+
+@pytest.mark.parametrize('form', ['mp4', 'matroska', 'mpegts', 'flv'])
+@pytest.mark.parametrize('late_video, more_audio', [(0, 0), (0, 0.3), (0.2, 0.1)])
+def test_the_duration_is_that_of_the_pictures(form, late_video, more_audio):
+  data = mux(form, late_video=late_video, more_audio=more_audio)
+  assert media.probe(data).duration == pytest.approx(4, abs=1e-3)
+
+
+@pytest.mark.parametrize('gop', [250, 5])
+def test_what_was_recorded_live_has_a_duration(gop):
+  data = mux('matroska', late_video=0.2, gop=gop, options={'live': '1'})
+  with av.open(io.BytesIO(data)) as container:
+    assert container.duration is None
+  assert media.probe(data).duration == pytest.approx(4, abs=1e-3)
+  cut = media.probe(data[: len(data) // 2]).duration
+  assert 0 < cut < 4
+
+
+def test_sound_before_the_clock_and_before_the_pictures():
+  """A LAME MP3 begins at 1105 / 44100 s, its container at that in microseconds."""
+  out, tone = io.BytesIO(), np.full((1, 44_100), 0.5, np.float32)
+  with av.open(out, 'w', format='mp3') as container:
+    stream = container.add_stream('libmp3lame', rate=44_100, layout='mono')
+    frame = av.AudioFrame.from_ndarray(tone, 'fltp', 'mono')
+    frame.sample_rate = 44_100
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  start = media.probe(out.getvalue()).start
+  ask = {'count': 8000, 'sample_rate': 16_000, 'channels': 1}
+  assert start == 0 and media.read_audio(out.getvalue(), **ask, start=start).mean() > 0.4
+  kept = {'avoid_negative_ts': 'disabled'}
+  data = mux('matroska', late_audio=-0.8, options=kept, codecs=('libx264', 'flac'))
+  assert media.probe(data).start == pytest.approx(0.8, abs=1e-3)
 
 
 def test_timestamps_rounded_to_milliseconds_do_not_cut_the_sound():
@@ -134,6 +173,18 @@ def test_rotation_is_applied(rotation, edge):
   assert frame[edge][..., 0].mean() > 150 and frame[..., 0].mean() < 60
 
 
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_pictures_are_turned_and_mirrored_as_exif_says(orientation):
+  rgb = np.zeros((40, 64, 3), np.uint8)
+  rgb[:20, :32], rgb[20:, :32], rgb[20:, 32:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+  exif, out = PIL.Image.Exif(), io.BytesIO()
+  exif[0x112] = orientation
+  PIL.Image.fromarray(rgb).save(out, 'PNG', exif=exif)
+  want = np.asarray(PIL.ImageOps.exif_transpose(PIL.Image.open(out)))
+  assert media.displayed(out.getvalue()) == want.shape[:2]
+  np.testing.assert_array_equal(media.read_image(out.getvalue(), *want.shape[:2]), want)
+
+
 def test_aspect_is_kept_and_the_centre_cropped():
   for aspect, red in ((1, 8), (2, 0)):  # Shown at 128x48, the centre 64x48 has no red edge.
     data = mux(aspect=aspect, frames=5, sound=False)
@@ -157,6 +208,14 @@ def test_image(tmp_path):
   assert media.read_image(path.read_bytes(), 8, 8).shape == (8, 8, 3)
   with pytest.raises(media.MediaError, match='limit is 100'):
     media.read_image(path, 8, 8, media.Limits(max_pixels=100))
+
+
+def test_tiff_with_the_tags_of_a_camera():
+  pixels, out = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8), io.BytesIO()
+  PIL.Image.fromarray(pixels).save(out, 'TIFF', dpi=(72, 72), tiffinfo={274: 1})
+  np.testing.assert_array_equal(media.read_image(out.getvalue(), 20, 30), pixels)
+  with pytest.raises(media.MediaError):
+    media.read_image(out.getvalue()[:900], 20, 30)
 
 
 def test_shorter_than_asked_or_cut_off():

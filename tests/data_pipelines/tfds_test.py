@@ -134,6 +134,14 @@ def test_a_flipped_byte_stops_the_writing_and_leaves_nothing(made, tmp_path):
   assert os.listdir(tmp_path / 'tfds' / 'my_clips') == []
 
 
+def test_latents_are_refused(made, tmp_path):
+  source = records.Source(made[0] / 'val')
+  source.manifest = dataclasses.replace(source.manifest, latents={})
+  with pytest.raises(records.RecordError, match='val holds latents'):
+    tfds.write(source, tmp_path / 'tfds', 'my_clips', '1.0.0')
+  assert not (tmp_path / 'tfds').exists()
+
+
 def flipped(data):
   data = bytearray(data)
   data[len(data) // 10] ^= 4

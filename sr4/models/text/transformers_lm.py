@@ -6,6 +6,7 @@ a CPU or a GPU of the host, so keep what it makes (`config.text.cache`), or writ
 
 import dataclasses
 import functools
+import threading
 
 import jax
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from sr4.core.batch import Size
 from sr4.core.prompt import Prompt
 from sr4.core.prompt import PromptError
+
+TOKENIZING = threading.Lock()  # Each call sets how a tokenizer that all threads share cuts off.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +65,17 @@ class Transformers:
     if prompt.images or prompt.clip is not None:
       given, first = seen(c, prompt), 0
     else:
-      given = words(
-        before + prompt.text + after,
-        truncation=True,
-        max_length=c.tokens,
-        return_tensors='pt',
-      )
-      first = len(words(before, add_special_tokens=False)['input_ids']) if before else 0
+      with TOKENIZING:
+        given = words(
+          before + prompt.text + after,
+          truncation=True,
+          max_length=c.tokens,
+          return_special_tokens_mask=True,
+          return_tensors='pt',
+        )
+        first = len(words(before, add_special_tokens=False)['input_ids']) if before else 0
+      added = given.pop('special_tokens_mask')[0]
+      first += int(added.argmin()) if before else 0  # What begins a text stands before all.
     given.pop('token_type_ids', None)
     with torch.inference_mode():
       out = model(**given.to(c.device), output_hidden_states=True).hidden_states[c.layer][0]

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import zlib
 
 import av
@@ -210,6 +211,16 @@ def test_the_same_media_give_the_same_bytes(bad, tmp_path):
   curate(place / 'media', tmp_path / 'out')
   for name in (tables.KEPT, tables.DROPPED, 'rules.json', 'index.html'):
     assert (tmp_path / 'out' / name).read_bytes() == (place / 'out' / name).read_bytes(), name
+
+
+def test_names_that_are_not_utf8_cost_their_files(tmp_path):
+  (tmp_path / 'media').mkdir()
+  for name in (b'a.wav', b'\xe9.wav', b'\xe9.doc'):
+    wav(tmp_path / 'media' / os.fsdecode(name), noise(2))
+  kept, dropped = curate(tmp_path / 'media', tmp_path / 'out', ())
+  assert [*kept] == ['a.wav']
+  got = {name: line['rule'] for name, line in dropped.items()}
+  assert got == {'\\udce9.wav': 'metadata', '\\udce9.doc': 'suffix'}
 
 
 def test_the_account_sees_what_is_lost_or_twice(bad):

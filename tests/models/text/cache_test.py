@@ -1,11 +1,14 @@
 """Embeddings on disk, and encoders that torch runs: what is kept is what was made."""
 
+from concurrent import futures
 import dataclasses
 import os
+import sys
 
 import jax
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from transformers.models.clip import image_processing_pil_clip
@@ -69,6 +72,32 @@ def test_hidden_states_of_any_class(folder):
     expected = model(ids['input_ids'], output_hidden_states=True).hidden_states[2][0, first:]
   np.testing.assert_allclose(text[0, valid[0]], expected, atol=1e-5)
   assert not np.any(text[~valid]) and valid[1].sum() == 1
+
+
+def test_a_token_before_the_template_is_not_kept_either(folder, tmp_path):
+  transformers.LlamaModel.from_pretrained(folder).save_pretrained(tmp_path)
+  words = small_text.tokenizer()
+  words.post_processor = tokenizers.processors.TemplateProcessing(
+    single='<|im_start|> $A', special_tokens=[('<|im_start|>', words.token_to_id('<|im_start|>'))]
+  )
+  transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
+  for template in ('describe: {}!', '<|im_start|>describe: {}!'):
+    plain, begun = (torches(path, template=template) for path in (folder, tmp_path))
+    kept = len(plain.hidden(Prompt('a red circle')))
+    assert len(begun.hidden(Prompt('a red circle'))) == kept > 1
+
+
+def test_threads_share_a_tokenizer(folder):
+  made, prompts = torches(folder, template='describe: {}!'), [Prompt('a red circle ' * 9)] * 200
+  made.hidden(prompts[0])
+  before = sys.getswitchinterval()
+  sys.setswitchinterval(1e-6)
+  try:
+    with futures.ThreadPoolExecutor(4) as pool:
+      lengths = {len(x) for x in pool.map(made.hidden, prompts)}
+  finally:
+    sys.setswitchinterval(before)
+  assert len(lengths) == 1
 
 
 def test_what_torch_cannot_load_or_see_is_told(folder, tmp_path):
