@@ -232,7 +232,8 @@ class Loader:
           row = dataclasses.replace(row, text=text)
         return dataclasses.replace(row, caption=caption)
       except (records.RecordError, tasks.TaskError) as error:
-        reasons.append(f'{bucket.name}[{index}] for {task}: {error}')
+        if not isinstance(error, tasks.Unsuited) or attempt == ATTEMPTS - 1:
+          reasons.append(f'{bucket.name}[{index}] for {task}: {error}')
     return tasks.Row()
 
   def count(self, step: int, rows: int, reasons: tuple[str, ...]):

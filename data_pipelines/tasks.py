@@ -29,6 +29,10 @@ class TaskError(errors.UserError):
   """A record, or a bucket, that a task can do nothing with."""
 
 
+class Unsuited(TaskError):
+  """A good record, and none for this task: another takes its place, and nobody need know."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
   video: str = (
@@ -130,6 +134,8 @@ def check(name: str, size: Size, manifests=()):
       raise TaskError(f'task {name!r} needs {slot} above 0 in its bucket')
     if manifests and not any(m.references[kind] for m in manifests):
       raise TaskError(f'task {name!r} needs records with a {kind} reference, and there are none')
+  if any(task.clean) and manifests and not any(m.video and m.audio for m in manifests):
+    raise TaskError(f'task {name!r} needs records with frames and sound, and there are none')
   if 'image' in task.references and size.reference_images:
     most = max((m.references['max image'] for m in manifests), default=0)
     if most > size.reference_images:
@@ -146,7 +152,7 @@ def make(name: str, record: records.Record, size: Size, random, time_factor: int
     random: numpy Generator of this draw.
     time_factor: frames under a latent; channels: of the sound, 1 or 2.
   Raises:
-    TaskError: the record lacks what the task or the bucket needs.
+    TaskError: the record lacks what the task or the bucket needs; Unsuited: it is no such record.
   """
   task = TASKS[name]
   needs(task, {reference.kind for reference in record.references})
@@ -155,6 +161,7 @@ def make(name: str, record: records.Record, size: Size, random, time_factor: int
     samples = None
   if frames is None and samples is None:
     raise TaskError(f'it has neither the frames nor the sound that {name!r} needs')
+  both(name, frames is not None, samples is not None)
   known = None
   if frames is not None and task.known:
     known = task.known(random, size, time_factor)
@@ -208,6 +215,7 @@ def made(name: str, coded: coded_lib.Coded, size: Size, random, time_factor: int
   audio = size.samples and coded.has_audio and task.sound is not False
   if not video and not audio:
     raise TaskError(f'it has neither the frames nor the sound that {name!r} needs')
+  both(name, video, audio)
   kinds = [kind for kind in task.references if kind in there]
   images = has.images if 'image' in kinds else None
   clip = coded.clip if 'video' in kinds else 0  # frames
@@ -246,6 +254,12 @@ def needs(task: Task, there):
   """TaskError unless a record with these kinds of reference has the one that a task is about."""
   if missing := [kind for kind in task.references[:1] if kind not in there]:
     raise TaskError(f'it has no {missing[0]} reference')
+
+
+def both(name: str, video, audio):
+  """Unsuited where a task gives one modality for the other, and one of them is not there."""
+  if any(TASKS[name].clean) and not (video and audio):
+    raise Unsuited(f'it has no {"sound" if video else "frames"}, and {name!r} needs both')
 
 
 def cut(record: records.Record, size: Size, place: float, channels: int):

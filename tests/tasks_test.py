@@ -209,6 +209,15 @@ def test_a_record_without_the_reference_is_refused(name, source, told):
     tasks.make(name, record, _size(name), np.random.default_rng(0), 4, 1)
 
 
+@pytest.mark.parametrize(
+  'name, lacks, told', [('v2a', 'samples', 'no sound'), ('a2v', 'frames', 'no frames')]
+)
+def test_a_record_of_one_modality_cannot_be_given_whole(name, lacks, told):
+  record = dataclasses.replace(_record(name, 0), **{lacks: None})
+  with pytest.raises(tasks.Unsuited, match=f'{told}, and .{name}. needs both'):
+    tasks.make(name, record, CLIP, np.random.default_rng(0), 4, 1)
+
+
 def test_a_reference_without_a_slot_is_refused():
   record = dataclasses.replace(
     kinds.make(WORLD, 0, 'video_ref'),

@@ -241,6 +241,17 @@ def test_one_percent_of_corrupt_records(tmp_path, capsys):
   assert {int(why.partition('[')[2].partition(']')[0]) for why in told} == bad
 
 
+def test_a_silent_record_gives_way_where_sound_is_given_and_is_no_bad_one(tmp_path):
+  records.write(tmp_path / 'clips', (_record(i, sound=i % 2 == 0) for i in range(40)))
+  size = Size(5, 8, 8, 8.0, 5000)
+  load = _loader(tmp_path, rows=5, size=size, tasks={'v2a': 1})()
+  heard = [clips.present.audio.all() for _, _, clips in load(0, 4)]
+  assert heard == [True] * 4 and load.seen == 20 and not load.bad
+  records.write(tmp_path / 'silent' / 'clips', (_record(i, sound=False) for i in range(4)))
+  with pytest.raises(loader.DataError, match="'v2a' needs records with frames and sound"):
+    _loader(tmp_path / 'silent', size=size, tasks={'v2a': 1})()
+
+
 def test_every_batch_of_a_bucket_has_the_same_fields(folder):
   """A batch whose rows happen to have no mask is the same program as one whose rows do."""
   size = Size(5, 8, 8, 8.0, 5000)
