@@ -160,7 +160,7 @@ def make(name: str, record: records.Record, size: Size, random, time_factor: int
   if task.sound is False:
     samples = None
   if frames is None and samples is None:
-    raise TaskError(f'it has neither the frames nor the sound that {name!r} needs')
+    raise Unsuited(f'it has neither the frames nor the sound that {name!r} needs')
   both(name, frames is not None, samples is not None)
   known = None
   if frames is not None and task.known:
@@ -214,7 +214,7 @@ def made(name: str, coded: coded_lib.Coded, size: Size, random, time_factor: int
   video = size.frames and coded.has_video
   audio = size.samples and coded.has_audio and task.sound is not False
   if not video and not audio:
-    raise TaskError(f'it has neither the frames nor the sound that {name!r} needs')
+    raise Unsuited(f'it has neither the frames nor the sound that {name!r} needs')
   both(name, video, audio)
   kinds = [kind for kind in task.references if kind in there]
   images = has.images if 'image' in kinds else None
