@@ -88,6 +88,8 @@ def of_references(asked):
       yield f'ref_videos[{i}].type', f'{entry.type!r}; it is reference, extend or extend_back'
   if asked.extension and (asked.ref_images or asked.ref_audios):
     yield 'ref_videos', 'a clip that is extended does not go with other references'
+  if asked.extension and asked.audio:
+    yield 'audio', 'a clip that is extended has its own sound, which goes on; leave either out'
   if len(asked.voices) > 1:
     yield 'ref_audios', 'one reference sound, the voice of a picture or a tag of its own; no more'
   for name in ('ref_images', 'ref_videos', 'ref_audios'):

@@ -238,6 +238,10 @@ MOMENT = dict(image_url='a.png', time_stamp=1.0)
       ),
       'ref_videos: a clip that is extended',
     ),
+    (
+      dict(prompt='@a', ref_videos=[dict(tag='@a', video_url='a', type='extend')], audio='a.wav'),
+      'audio: a clip that is extended has its own sound',
+    ),
   ],
 )
 def test_a_broken_rule_names_its_field(fields, told):
