@@ -23,13 +23,13 @@ import numpy as np
 from data_pipelines import media
 from data_pipelines import stills
 from data_pipelines.tasks import Row
+from sr4 import extension as extension_lib
 from sr4 import pipeline
 from sr4 import request_rules
 from sr4.core import captions
 from sr4.core import errors
 from sr4.core.av import AV
 from sr4.core.batch import Size
-from sr4.extension import Extension
 from sr4.flow import segments
 
 SAMPLING = (
@@ -123,11 +123,11 @@ class Request:
       raise RequestError(f'{field}: {problem}')
 
   @property
-  def extension(self) -> Extension | None:
+  def extension(self) -> extension_lib.Extension | None:
     """The clip that is continued."""
     for entry in self.ref_videos:
       if entry.type.startswith('extend'):
-        return Extension(entry.video_url, back=entry.type == 'extend_back')
+        return extension_lib.Extension(entry.video_url, back=entry.type == 'extend_back')
     return None
 
   def joined(self, clip, system, size: Size):
@@ -136,7 +136,7 @@ class Request:
       return clip
     known = extension.known(size, system.codecs.video.time_factor)
     source = extension.source(system, size, *clip.frames.shape[1:3])
-    return extension.joined(source, clip, known)
+    return extension.joined(source, clip, known, extension_lib.stride(size))
 
   @property
   def images(self) -> bool:

@@ -14,6 +14,7 @@ from sr4 import request
 from sr4.core import captions
 from sr4.core import config as config_lib
 from sr4.core import errors
+from sr4.core.batch import Low
 from sr4.models import system as system_lib
 from tests import small_run
 
@@ -178,6 +179,31 @@ def test_a_clip_goes_on_where_another_ends_or_leads_up_to_it(home, back):
     both.samples[len(both.samples) - 9000 :] if back else both.samples[:9000], source.samples
   )
   assert np.all(both.frames[:13] == 1 if back else both.frames[9:] == 1)
+
+
+@pytest.mark.parametrize('frames', [17, 29])
+@pytest.mark.parametrize('kind', ['extend', 'extend_back'])
+def test_a_refiner_is_given_the_context_of_the_base_model(home, kind, frames):
+  """At the same seconds; its picture and the base model's sound are cut at one place."""
+  film = dict(tag='@film', video_url=str(home / 'clip.mp4'), type=kind)
+  given = ask(prompt='@film goes on', ref_videos=(film,), frames=frames)
+  size = given.size(SYSTEM, TRAINED)
+  low = Low(size.frames, size.height, size.width)
+  large = dataclasses.replace(size, frames=2 * frames - 1, fps=16.0, samples=0, low=low)
+  one, two = given.row(SYSTEM, size), given.row(SYSTEM, large)
+  known = one.known[:, 0, 0]
+  np.testing.assert_array_equal(two.known[::2], one.known)
+  np.testing.assert_array_equal(two.frames[::2][known], one.frames[known])
+  joined = lambda row, size: given.joined(
+    pipeline.Clip('', row.frames, one.samples, None, {}), SYSTEM, size
+  )
+  first, second = joined(one, size), joined(two, large)
+  np.testing.assert_array_equal(second.frames[::2], first.frames)
+  if kind == 'extend':
+    np.testing.assert_array_equal(second.samples, first.samples)
+  else:  # The other's sound ends with its last frame.
+    np.testing.assert_array_equal(second.samples, first.samples[: len(second.samples)])
+    assert len(first.samples) - len(second.samples) == 500
 
 
 PICTURE = dict(tag='@a', image_urls=('a.png',))
