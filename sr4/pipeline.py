@@ -72,7 +72,8 @@ class Pipeline:
       negative: of each, prompts that its video and its sound are guided away from; '': from none.
       callback_on_step_end: (pipeline, step, t, told) -> None or changes of told, after each step.
         t: AV of times in [0, 1].  told: 'latents', AV as `segments.latent_shapes`, which go on as
-        they are returned; 'data', where the last velocity leads: what may be looked at (`decode`).
+        they are returned, and from which a solver of several steps begins anew; 'data', where the
+        last velocity leads: what may be looked at (`decode`).
         It may set `pipeline.interrupt`: then what has been made so far is the result.
     """
     rows, seeds = [self._row(one) for one in asked], list(seeds)
@@ -102,15 +103,19 @@ class Pipeline:
     carry, given, times, told = steps.begin(self.system, self.size, c, clean, *asked)
     given, times = jax.device_get((given, times))
     at = lambda of, i: jax.tree.map(lambda leaf: leaf[i], of)
-    self.interrupt, states = False, ()
+    self.interrupt, states, since = False, (), 0
     for i in range(c.num_inference_steps):
       x = carry[0]
-      carry, states = steps.advance(c, self.model, carry, at(given, i), told, states)
+      carry, states = steps.advance(c, self.model, carry, at(given, i - since), told, states)
       if callback:
         start, end = at(times, i), at(times, i + 1)
         data = steps.ahead(x, carry[0], start, end)
         changes = callback(self, i, end, {'latents': carry[0], 'data': data}) or {}
-        carry = changes.get('latents', carry[0]), *carry[1:]
+        if changes.get('latents', carry[0]) is not carry[0]:
+          since = i + 1
+          rest = AV(*(t[since:] for t in times))
+          carry, given = steps.again(c, changes['latents'], rest)
+          given = jax.device_get(given)
       if self.interrupt:
         break
     return carry[0] if clean.video else steps.kept(told.cond, carry[0])

@@ -291,6 +291,23 @@ def test_a_callback_sees_each_step_changes_and_ends_it(base, solver):
   assert not np.any(clip.latents['video']) and not np.any(clip.latents['audio'])
 
 
+def test_a_solver_begins_anew_from_latents_that_a_callback_changes(base, relative):
+  """UniPC's first and last steps are Euler's, and so is one from what it did not make."""
+  system, model = base
+  size = system.size(5, 16, 16, 8.0)
+
+  def made(solver, by):
+    config = pipeline.Config(num_inference_steps=3, solver=solver)
+    change = lambda made, step, t, told: (
+      {'latents': jax.tree.map(lambda x: x + by, told['latents'])} if step == 0 and by else {}
+    )
+    return pipeline.Pipeline(system, model, size, config)(['a'], [3], (), change)[0].latents
+
+  for name, latents in made('euler', 3.0).items():
+    assert relative(made('unipc', 3.0)[name], latents) < 1e-4
+    assert relative(made('unipc', 0.0)[name], made('euler', 0.0)[name]) > 1e-3
+
+
 def test_layers_are_not_run_again_while_nothing_drifts(base, relative):
   """A limit that is never reached, one that always is, and what lies between; sound has its own."""
   system, model = base
