@@ -12,6 +12,7 @@ MODES = {
   'std': {},
   'pro': dict(num_inference_steps=50, solver='unipc'),
 }
+SEEDS = 2**32  # as many as there are
 SECONDS = 15  # of a clip, and of a reference sound, at most
 CLIP_SECONDS = 10  # of a reference clip
 IMAGES, ENTRIES, MOMENTS = 5, 3, 6  # of one tag, of a request, timed frames
@@ -23,6 +24,8 @@ def problems(asked):
   omni = next((n for n in ('ref_images', 'ref_videos', 'ref_audios') if getattr(asked, n)), '')
   if not asked.prompt.strip():
     yield 'prompt', 'it is empty; say what is to be seen and heard'
+  if asked.seed is not None and not 0 <= asked.seed < SEEDS:
+    yield 'seed', f'{asked.seed} is not in 0 to {SEEDS - 1}'
   if asked.duration is not None and not 3 <= asked.duration <= SECONDS:
     yield 'duration', f'{asked.duration} is not in 3 to {SECONDS} seconds'
   if asked.mode and asked.mode not in MODES:

@@ -113,6 +113,7 @@ def main(args):
 
   from sr4 import pipeline
   from sr4 import provenance
+  from sr4 import request_rules
   from sr4.core import errors
   from sr4.core import files
   from sr4.core import sharding
@@ -122,6 +123,11 @@ def main(args):
       f'--batch={args.batch} must be at least 1, --preview_every={args.preview_every} at least 0'
     )
   asked, optimize, signer = requests(args), optimizer(args.prompt_optimizer), None
+  if not 0 <= args.seed <= request_rules.SEEDS - len(asked):
+    raise errors.UserError(
+      f'--seed={args.seed}: one more for each of {len(asked)} requests, all in 0 to '
+      f'{request_rules.SEEDS - 1}; give another'
+    )
   if bool(args.c2pa_certificate) != bool(args.c2pa_key):
     raise errors.UserError('--c2pa_certificate and --c2pa_key: give both, or none')
   if args.c2pa_key:

@@ -216,6 +216,8 @@ MOMENT = dict(image_url='a.png', time_stamp=1.0)
     (dict(prompt=' '), 'prompt: it is empty'),
     (dict(promt='x'), 'promt'),
     (dict(mode='turbo'), "mode: 'turbo' is not among fast, std, pro"),
+    (dict(seed=-1), 'seed: -1 is not in 0 to 4294967295'),
+    (dict(seed=2**32), 'seed: 4294967296 is not in'),
     (dict(duration=16), 'duration: 16'),
     (dict(duration=2), 'duration: 2'),
     (dict(duration=5, frames=81), 'frames: it says the same'),

@@ -112,6 +112,8 @@ def test_a_wrong_request_names_its_line_or_file(home, tmp_path, line, told):
   'arguments, told',
   [
     ([], 'no prompt'),
+    (['--prompt', 'x', '--seed', '-1'], '--seed=-1'),
+    (['--prompt', 'x', '--prompt', 'y', '--seed', '4294967295'], 'of 2 requests'),
     (['--prompt', 'x', '--batch', '0'], '--batch=0'),
     (['--prompt', 'x', '--decode_tile', '6'], 'must be a multiple of 4'),
     (['--prompt', 'x', '--mask_image', 'x.png'], 'mask_image: it says what of `video` changes'),
