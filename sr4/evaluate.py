@@ -55,7 +55,7 @@ def main(args):
   with sharding.default_mesh():
     system, model, trained = sample_verb.load(args.checkpoint, step, args)
     size = pipeline.size_of(system, trained)
-    fields = dict(trained['sample']) | sample_verb.given(args, sample_verb.SAMPLING)
+    fields = dict(trained.get('sample', {})) | sample_verb.given(args, sample_verb.SAMPLING)
     sampling = config.build(pipeline.Config, fields, 'sample')
     truth, alike = held_out(size, system.codecs.audio, args.seed, args.count)
     prompts = [sample.captions['short'] for sample in truth]

@@ -208,7 +208,7 @@ def batches(asked, system, trained, flags: dict, most: int):
 
   alike = {}
   for i, one in enumerate(asked):
-    fields = dict(trained['sample']) | one.sampling(flags)
+    fields = dict(trained.get('sample', {})) | one.sampling(flags)
     sampling = config.build(pipeline.Config, fields, f'request {i}')
     alike.setdefault((one.size(system, trained), sampling, one.kinds()), []).append((i, one))
   for (size, sampling, _), some in alike.items():
@@ -278,8 +278,9 @@ class Refiner:
     self.base = base
     self.system, self.model, self.trained = load(args.refine, None, args)
     told = given(args, ('strength', 'refine_steps', 'decode_tile'))
-    fields = {{'refine_steps': 'num_inference_steps'}.get(k, k): v for k, v in told.items()}
-    self.sampling = config.build(pipeline.Config, dict(self.trained['sample']) | fields, 'sample')
+    own = {{'refine_steps': 'num_inference_steps'}.get(k, k): v for k, v in told.items()}
+    fields = dict(self.trained.get('sample', {})) | own
+    self.sampling = config.build(pipeline.Config, fields, 'sample')
 
   def __call__(self, asked, clips, seeds, size) -> tuple:
     """(clips, their Size) of Requests, of their clips, and of as many seeds or more."""

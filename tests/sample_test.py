@@ -10,6 +10,8 @@ from safetensors import numpy as safetensors
 from data_pipelines import media
 from data_pipelines import stills
 from sr4 import pipeline
+from sr4 import request
+from sr4 import sample as sample_verb
 from sr4.core import errors
 from sr4.flow import segments
 from sr4.models import system
@@ -130,6 +132,16 @@ def test_wrong_input_is_one_line(home, tmp_path, arguments, told):
   out = sample(home, tmp_path, *arguments, code=1)
   assert told in out
   assert out.startswith('sr4: ') and out.count('\n') == 1
+
+
+def test_a_config_may_say_nothing_of_sampling(tmp_path):
+  """Training does not ask for it."""
+  trained = dict(small_run.config(tmp_path))
+  del trained['sample']
+  ((_, _, sampling),) = sample_verb.batches(
+    [request.Request('a')], system.build(trained), trained, dict(shift=2.0), 8
+  )
+  assert sampling == pipeline.Config(shift=2.0)
 
 
 def test_an_output_that_cannot_be_written(home, tmp_path):
