@@ -90,7 +90,7 @@ class Request:
   duration: int | None = None  # seconds, 3 to 15
   resolution: str = ''
   aspect_ratio: str = ''
-  frames: int | None = None  # 1: a picture; 0: `seconds` of sound alone
+  frames: int | None = None  # 1: a picture, without sound; 0: `seconds` of sound alone
   height: int | None = None
   width: int | None = None
   fps: float | None = None
@@ -154,6 +154,11 @@ class Request:
     return self.images or bool(self.video or self.audio or self.extension)
 
   @property
+  def whole_video(self) -> bool:
+    """Is a clip given, and only its sound to be made?"""
+    return bool(self.video and not self.mask_video and not self.mask_image)
+
+  @property
   def voices(self) -> list[str]:
     """Files of reference sounds."""
     voices = [entry.audio_url for entry in self.ref_images if entry.audio_url]
@@ -198,8 +203,12 @@ class Request:
     if frames := changes.get('frames', usual.frames):
       changes |= self._sides(system, usual)
       # No more than the latents of a shorter clip, and none of one that is there.
-      whole_clip = self.video and not self.mask_video and not self.mask_image
-      changes['keyframes'] = 0 if whole_clip else min(usual.keyframes, 1 + (frames - 1) // step)
+      most = 0 if self.whole_video else 1 + (frames - 1) // step
+      changes['keyframes'] = min(usual.keyframes, most)
+    else:
+      changes['keyframes'] = 0
+    if self.frames == 1 and self.sound is None and not self.audio and not self.whole_video:
+      changes['sound'] = False
     if images := self._pictures():
       changes['reference_images'] = len(images)
     if like:

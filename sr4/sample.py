@@ -30,11 +30,21 @@ SAMPLING = {
   'cache_threshold': float,
 }
 KEY = 'SR4_CHAT_KEY'
+
+
+def boolean(word: str) -> bool:
+  if word not in ('true', 'false'):
+    raise ValueError(word)
+  return word == 'true'
+
+
 SIZE = {
   'frames': int,
   'height': int,
   'width': int,
   'fps': float,
+  'seconds': float,
+  'sound': boolean,
   'duration': int,
   'resolution': str,
   'aspect_ratio': str,

@@ -69,6 +69,12 @@ def test_sizes(home):
   assert sides(wide) == (5, 8, 24)  # 1:2 in about 256 pixels
   assert sides(of(video=str(home / 'clip.mp4'))) == (9, 16, 16)
   assert of(sound=False).samples == 0
+  assert sides(of(frames=1)) == (1, 16, 16) and of(frames=1).samples == 0
+  assert of(frames=1, sound=True).samples == of(frames=1, audio=str(home / 'clip.mp4')).samples > 0
+  keyed = small_run.config('/nowhere')
+  keyed.data.buckets.clips.update(keyframes=2, keyframe_scale=2)
+  size = ask(frames=0, seconds=0.5).size(SYSTEM, dict(keyed))
+  assert (size.frames, size.samples, size.keyframes) == (0, 4000, 0)
 
 
 def test_frames_at_their_times(home):

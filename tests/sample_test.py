@@ -116,6 +116,7 @@ def test_a_wrong_request_names_its_line_or_file(home, tmp_path, line, told):
     ([], 'no prompt'),
     (['--prompt', 'x', '--seed', '-1'], '--seed=-1'),
     (['--prompt', 'x', '--prompt', 'y', '--seed', '4294967295'], 'of 2 requests'),
+    (['--prompt', 'x', '--frames', '0', '--seconds', '1', '--sound', 'false'], 'is empty'),
     (['--prompt', 'x', '--batch', '0'], '--batch=0'),
     (['--prompt', 'x', '--decode_tile', '6'], 'must be a multiple of 4'),
     (['--prompt', 'x', '--mask_image', 'x.png'], 'mask_image: it says what of `video` changes'),
@@ -142,6 +143,11 @@ def test_a_config_may_say_nothing_of_sampling(tmp_path):
     [request.Request('a')], system.build(trained), trained, dict(shift=2.0), 8
   )
   assert sampling == pipeline.Config(shift=2.0)
+
+
+def test_sound_is_true_or_false(home, tmp_path):
+  out = sample(home, tmp_path, '--prompt', 'x', '--sound', 'no', code=2)
+  assert "argument --sound: invalid boolean value: 'no'" in out
 
 
 def test_an_output_that_cannot_be_written(home, tmp_path):
