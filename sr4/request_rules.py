@@ -111,7 +111,7 @@ def of_tag(asked, where: str, tag: str):
 
 
 def of_files(asked):
-  """As problems: of each file that is not there, is no media, or lacks the picture or the sound."""
+  """As problems: of each file that is not there, is no media, or lacks what is read of it."""
   for field, path, kind in files(asked):
     try:
       info = media.probe(path)
@@ -122,6 +122,15 @@ def of_files(asked):
     else:
       if not (info.has_audio if kind == 'sound' else info.width):
         yield field, f'{path} has no {kind}'
+      elif not info.duration and lasts(asked, field):
+        yield field, f'{path} has no length that can be told; write it again'
+
+
+def lasts(asked, field: str) -> bool:
+  """Does something last as long as the file of this field?"""
+  if field == 'video':
+    return asked.frames is None and asked.duration is None
+  return field.startswith('ref_') and 'image_urls' not in field
 
 
 def files(asked):

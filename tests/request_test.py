@@ -333,6 +333,26 @@ def test_files_that_are_of_no_use_are_told_with_their_field(home):
       given.size(SYSTEM, TRAINED)
 
 
+def test_a_file_without_a_length_is_told_where_that_matters(home, monkeypatch):
+  clip, probe = str(home / 'clip.mp4'), media.probe
+  monkeypatch.setattr(media, 'probe', lambda path: dataclasses.replace(probe(path), duration=0.0))
+  told = 'has no length that can be told; write it again'
+  film, voice = dict(tag='@a', video_url=clip), dict(tag='@a', audio_url=clip)
+  picture = dict(PICTURE, image_urls=[clip])
+  for field, fields in (
+    ('video', dict(video=clip)),
+    ('ref_videos[0].video_url', dict(ref_videos=[film])),
+    ('ref_videos[0].video_url', dict(ref_videos=[dict(film, type='extend')])),
+    ('ref_audios[0].audio_url', dict(ref_audios=[voice])),
+    ('ref_images[0].audio_url', dict(ref_images=[dict(picture, audio_url=clip)])),
+  ):
+    with pytest.raises(request.RequestError) as error:
+      ask(prompt='@a', **fields).check_files()
+    assert str(error.value) == f'{field}: {clip} {told}'
+  for fields in (dict(video=clip, frames=5), dict(audio=clip), dict(ref_images=[picture])):
+    ask(prompt='@a', **fields).check_files()
+
+
 def test_the_prompt_may_name_no_more_than_is_given():
   given = ask(prompt='@image_1 jumps')
   with pytest.raises(captions.CaptionError, match='give it, or take it out'):
