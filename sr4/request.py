@@ -185,10 +185,13 @@ class Request:
     """What is made: as trained, but for what is asked.
 
     Raises:
-      RequestError: as check_files.
+      RequestError: as check_files; or of a picture, which the model does not make.
     """
     self.check_files()
     usual, changes = pipeline.size_of(system, trained), {}
+    if not usual.frames and (self.frames or self.video):
+      field = 'frames' if self.frames else 'video'
+      raise RequestError(f'{field}: the model makes sounds alone; leave it out')
     for name in ('frames', 'fps', 'sound', 'seconds'):
       if getattr(self, name) is not None:
         changes[name] = getattr(self, name)
@@ -197,7 +200,7 @@ class Request:
     like = None if self.extension else next(iter(self.ref_videos), None)
     source = self.video or (like.video_url if like else '')
     if self.duration is not None:
-      changes['frames'] = whole(self.duration)
+      changes |= {'frames': whole(self.duration)} if usual.frames else {'seconds': self.duration}
     elif source and self.frames is None and usual.frames:
       changes['frames'] = whole(min(media.probe(source).duration - 1 / fps, request_rules.SECONDS))
     if frames := changes.get('frames', usual.frames):

@@ -46,6 +46,16 @@ def problems(asked):
     yield omni, 'references do not go with a video that is edited; leave either out'
   if images and asked.video:
     yield 'video', 'an edit does not go with first, end and mid frames; leave either out'
+  if asked.fps is not None and not 0 < asked.fps < math.inf:
+    yield 'fps', f'{asked.fps:g} must be above 0'
+  if asked.seconds is not None and not 0 <= asked.seconds < math.inf:
+    yield 'seconds', f'{asked.seconds:g} must be 0 or above'
+  if asked.frames == 0 and (asked.video or asked.audio):
+    yield 'frames', '0 is a new sound alone; leave it out, or `video` and `audio`'
+  if asked.sound is False and asked.audio:
+    yield 'sound', 'it is off, and `audio` is given; leave one of them out'
+  if asked.sound is False and asked.whole_video:
+    yield 'sound', 'with `video` and no mask its sound is made; give a mask, or leave this out'
   yield from of_masks(asked)
   yield from of_frames(asked)
   yield from of_references(asked)
@@ -57,7 +67,7 @@ def of_masks(asked):
     yield 'mask_image', 'mask_video says it for each frame; give one of them'
   if masks and not asked.video:
     yield masks[0], 'it says what of `video` changes; give that, too'
-  if asked.video and not masks and asked.audio:
+  if asked.whole_video and asked.audio:
     yield 'audio', 'with `video` and no mask nothing is left to make; give one, or a mask'
 
 

@@ -77,6 +77,16 @@ def test_sizes(home):
   assert (size.frames, size.samples, size.keyframes) == (0, 4000, 0)
 
 
+def test_sizes_of_a_model_of_sounds_alone(home):
+  heard = small_run.config('/nowhere')
+  heard.data.buckets = dict(sounds=dict(records=('sounds',), rows=4, frames=0, seconds=1.0))
+  of = lambda **fields: ask(**fields).size(SYSTEM, dict(heard))
+  assert (of().frames, of().samples, of(duration=3).samples) == (0, 8000, 24000)
+  for field, value in (('frames', 5), ('video', str(home / 'clip.mp4'))):
+    with pytest.raises(request.RequestError, match=f'{field}: the model makes sounds alone'):
+      of(**{field: value})
+
+
 def test_frames_at_their_times(home):
   mid = dict(image_url=str(home / 'wide.png'), time_stamp=0.25, tag='@then')
   given = ask(
@@ -227,6 +237,12 @@ MOMENT = dict(image_url='a.png', time_stamp=1.0)
     (dict(duration=16), 'duration: 16'),
     (dict(duration=2), 'duration: 2'),
     (dict(duration=5, frames=81), 'frames: it says the same'),
+    (dict(fps=0.0), 'fps: 0 must be above 0'),
+    (dict(frames=0, seconds=-1.0), 'seconds: -1 must be 0 or above'),
+    (dict(frames=0, video='a.mp4'), 'frames: 0 is a new sound alone'),
+    (dict(frames=0, audio='a.wav'), 'frames: 0 is a new sound alone'),
+    (dict(sound=False, audio='a.wav'), 'sound: it is off, and `audio` is given'),
+    (dict(sound=False, video='a.mp4'), 'sound: with `video` and no mask'),
     (dict(resolution='8k'), "resolution: '8k' is not among 480p, 720p, 1080p"),
     (dict(aspect_ratio='2:1'), "aspect_ratio: '2:1'"),
     (dict(resolution='480p', height=32), 'height: height and width, or'),
