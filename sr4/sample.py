@@ -305,9 +305,10 @@ class Refiner:
       )
       for one, clip in zip(asked, clips)
     ]
-    rows += rows[:1] * (len(seeds) - len(rows))
+    away, extra = [one.negative() for one in asked], len(seeds) - len(rows)
+    rows, away = rows + rows[:1] * extra, away + away[:1] * extra
     sampler = pipeline.Pipeline(self.system, self.model, large, self.sampling)
-    return sampler(rows, seeds), large
+    return sampler(rows, seeds, away), large
 
 
 def write(path: str, clip, fps: float, rate: int, origin, signer=None) -> str:
