@@ -132,6 +132,8 @@ def main(args):
     raise errors.UserError(
       f'--batch={args.batch} must be at least 1, --preview_every={args.preview_every} at least 0'
     )
+  for name in () if args.refine else given(args, ('strength', 'refine_steps')):
+    raise errors.UserError(f'--{name} is of a Refiner; give --refine, too, or leave it out')
   asked, optimize, signer = requests(args), optimizer(args.prompt_optimizer), None
   if not 0 <= args.seed <= request_rules.SEEDS - len(asked):
     raise errors.UserError(
@@ -178,27 +180,22 @@ def requests(args) -> list:
   from sr4.core import errors
 
   found = []
-  if args.requests:
-    with open(args.requests, encoding='utf-8') as f:
-      for i, line in enumerate(f, 1):
-        where = f'{args.requests}, line {i}'
-        if not line.strip():
-          continue
-        try:
-          fields = json.loads(line)
-        except json.JSONDecodeError as error:
-          raise errors.UserError(f'{where} is no JSON: {error}') from error
-        if not isinstance(fields, dict) or 'prompt' not in fields:
-          raise errors.UserError(f"{where}: {line.strip()} has no fields; give {{'prompt': ...}}")
-        try:
-          found.append(config.build(request.Request, fields, where))
-          found[-1].check_files()
-        except request.RequestError as error:
-          raise request.RequestError(f'{where}: {error}') from error
-  prompts = list(args.prompt)
-  if args.prompts:
-    with open(args.prompts) as f:
-      prompts += [line.strip() for line in f if line.strip()]
+  for i, line in enumerate(lines(args.requests), 1):
+    where = f'{args.requests}, line {i}'
+    if not line:
+      continue
+    try:
+      fields = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise errors.UserError(f'{where} is no JSON: {error}') from error
+    if not isinstance(fields, dict) or 'prompt' not in fields:
+      raise errors.UserError(f"{where}: {line} has no fields; give {{'prompt': ...}}")
+    try:
+      found.append(config.build(request.Request, fields, where))
+      found[-1].check_files()
+    except request.RequestError as error:
+      raise request.RequestError(f'{where}: {error}') from error
+  prompts = args.prompt + [line for line in lines(args.prompts) if line]
   beside = given(args, (*SIZE, *MEDIA, *BESIDE))
   of_flags = [request.Request(prompt, **beside) for prompt in prompts]
   for one in of_flags[:1]:  # All have the same media.
@@ -209,6 +206,19 @@ def requests(args) -> list:
       "no prompt: give --prompt 'a red circle bounces', --prompts FILE or --requests FILE"
     )
   return found
+
+
+def lines(path: str | None) -> list[str]:
+  """Of a text file, if any, without the space about them."""
+  from sr4.core import errors
+
+  if not path:
+    return []
+  try:
+    with open(path, encoding='utf-8') as f:
+      return [line.strip() for line in f]
+  except UnicodeDecodeError as error:
+    raise errors.UserError(f'{path} is not UTF-8 ({error.reason}); write it again so') from error
 
 
 def batches(asked, system, trained, flags: dict, most: int):

@@ -117,6 +117,8 @@ def test_a_wrong_request_names_its_line_or_file(home, tmp_path, line, told):
     (['--prompt', 'x', '--seed', '-1'], '--seed=-1'),
     (['--prompt', 'x', '--prompt', 'y', '--seed', '4294967295'], 'of 2 requests'),
     (['--prompt', 'x', '--frames', '0', '--seconds', '1', '--sound', 'false'], 'is empty'),
+    (['--prompt', 'x', '--strength', '0.5'], '--strength is of a Refiner; give --refine'),
+    (['--prompt', 'x', '--refine_steps', '4'], '--refine_steps is of a Refiner'),
     (['--prompt', 'x', '--batch', '0'], '--batch=0'),
     (['--prompt', 'x', '--decode_tile', '6'], 'must be a multiple of 4'),
     (['--prompt', 'x', '--mask_image', 'x.png'], 'mask_image: it says what of `video` changes'),
@@ -143,6 +145,13 @@ def test_a_config_may_say_nothing_of_sampling(tmp_path):
     [request.Request('a')], system.build(trained), trained, dict(shift=2.0), 8
   )
   assert sampling == pipeline.Config(shift=2.0)
+
+
+@pytest.mark.parametrize('flag', ['prompts', 'requests'])
+def test_a_file_of_another_encoding_is_named(home, tmp_path, flag):
+  (tmp_path / 'latin').write_bytes('{"prompt": "ein gr\u00fcner Kreis"}\n'.encode('latin-1'))
+  out = sample(home, tmp_path, f'--{flag}', tmp_path / 'latin', code=1)
+  assert out.startswith(f'sr4: {tmp_path}/latin is not UTF-8 (') and out.count('\n') == 1
 
 
 def test_sound_is_true_or_false(home, tmp_path):
