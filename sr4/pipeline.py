@@ -242,9 +242,10 @@ def load(
   Args:
     stored: how the model's weights are to lie.
   Raises:
-    CheckpointError: there is no such checkpoint, or it is broken.
+    CheckpointError: there is no such checkpoint, or it is broken, or has not these weights.
   """
   step, page = checkpoint.page(directory, step)
+  check_weights(directory, page, 'ema' if ema else 'model')
   system = system_lib.build(page['config'])
   # A cache has what was trained on; a prompt is new.
   system = weights.load(dataclasses.replace(system, text=encoder.bare(system.text)))
@@ -257,6 +258,14 @@ def load(
   else:
     model = narrowed(restore, like, stored)
   return system, model, page['config']
+
+
+def check_weights(directory: str, page: dict, which: str):
+  """CheckpointError where a checkpoint has weights or their moving average alone, not `which`."""
+  has = {name.partition('.')[0] for name in page['digests']} & {'ema', 'model'}
+  if has and which not in has:
+    kind, flag = ('weights', 'give') if which == 'ema' else ('a moving average', 'leave out')
+    raise checkpoint.CheckpointError(f'{directory} has {kind} alone; {flag} --raw')
 
 
 def narrowed(restore: Callable, like, stored: storage.Config):
