@@ -396,7 +396,8 @@ class Request:
     names |= {entry.tag: '@audio_1' for entry in self.ref_audios}
     names |= {frame.tag: frame.tag[1:] for frame in self.mid_frame_images if frame.tag}
     for tag in sorted(names, key=len, reverse=True):
-      text = text.replace(tag, f'\0{tag[1:]}\0')  # So that no name is found in another's.
+      # So that no name is found in another's.
+      text = request_rules.named(tag).sub(lambda found: f'\0{found[0][1:]}\0', text)
     for tag, name in names.items():
       text = text.replace(f'\0{tag[1:]}\0', name)
     kinds = ['image'] * len(self._pictures()) + ['video'] * len(clips)

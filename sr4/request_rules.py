@@ -1,6 +1,7 @@
 """What may be asked: every rule of a request (sr4/request.py), with the field that it is about."""
 
 import math
+import re
 
 from data_pipelines import media
 
@@ -116,8 +117,13 @@ def of_references(asked):
 def of_tag(asked, where: str, tag: str):
   if not tag.startswith('@') or len(tag) < 2:
     yield where, f'{tag!r} does not start with @ and a name'
-  elif tag not in asked.prompt:
+  elif not named(tag).search(asked.prompt):
     yield where, f'the prompt does not name {tag!r}; name it there'
+
+
+def named(tag: str) -> re.Pattern:
+  """Where a prompt names it, and no longer one: ASCII, as other scripts set no space behind it."""
+  return re.compile(re.escape(tag) + '(?![A-Za-z0-9_])')
 
 
 def of_files(asked):

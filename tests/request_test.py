@@ -158,6 +158,16 @@ def test_references_by_their_tags(home):
   assert row.images[0][0].max() == 0 and row.images[0][size.height // 2].max() > 0
 
 
+def test_a_tag_ends_where_it_ends(home):
+  """No longer word has it in it; other scripts set no space behind it."""
+  hero = dict(tag='@hero', image_urls=(str(home / 'first.png'),))
+  caption = lambda prompt: ask(prompt=prompt, ref_images=(hero,))._caption()
+  assert caption('@hero meets @heroine') == '@image_1 meets @heroine'
+  assert caption('@hero跑步, @hero.') == '@image_1跑步, @image_1.'
+  with pytest.raises(errors.UserError, match="the prompt does not name '@hero'"):
+    ask(prompt='@heroine', ref_images=(hero,))
+
+
 def test_a_grid_is_its_panels(home):
   grid = dict(tag='@sheet', type='grid', image_urls=(str(home / 'grid.png'),))
   given = ask(prompt='as in @sheet', ref_images=(grid,))
