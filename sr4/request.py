@@ -278,7 +278,7 @@ class Request:
       clean=clean,
       keyframes=keyframes,
       at=at,
-      caption=self._caption(),
+      caption=self.caption(),
       **self._references(system, size),
     )
 
@@ -383,8 +383,12 @@ class Request:
       given['sound'] = self._sound(system, self.voices[0], size.reference_samples)
     return given
 
-  def _caption(self) -> str:
-    """The prompt with the tags that the model knows."""
+  def caption(self) -> str:
+    """The prompt with the tags that the model knows.
+
+    Raises:
+      CaptionError: it names what is not given, or not what is.
+    """
     text, names, images = self.prompt, {}, iter(range(1, 100))
     for entry in self.ref_images:
       panels = [entry] if entry.type == 'image' else []

@@ -176,6 +176,7 @@ def requests(args) -> list:
   import json
 
   from sr4 import request
+  from sr4.core import captions
   from sr4.core import config
   from sr4.core import errors
 
@@ -193,13 +194,16 @@ def requests(args) -> list:
     try:
       found.append(config.build(request.Request, fields, where))
       found[-1].check_files()
-    except request.RequestError as error:
+      found[-1].caption()
+    except (request.RequestError, captions.CaptionError) as error:
       raise request.RequestError(f'{where}: {error}') from error
   prompts = args.prompt + [line for line in lines(args.prompts) if line]
   beside = given(args, (*SIZE, *MEDIA, *BESIDE))
   of_flags = [request.Request(prompt, **beside) for prompt in prompts]
   for one in of_flags[:1]:  # All have the same media.
     one.check_files()
+  for one in of_flags:
+    one.caption()
   found += of_flags
   if not found:
     raise errors.UserError(

@@ -161,7 +161,7 @@ def test_references_by_their_tags(home):
 def test_a_tag_ends_where_it_ends(home):
   """No longer word has it in it; other scripts set no space behind it."""
   hero = dict(tag='@hero', image_urls=(str(home / 'first.png'),))
-  caption = lambda prompt: ask(prompt=prompt, ref_images=(hero,))._caption()
+  caption = lambda prompt: ask(prompt=prompt, ref_images=(hero,)).caption()
   assert caption('@hero meets @heroine') == '@image_1 meets @heroine'
   assert caption('@hero跑步, @hero.') == '@image_1跑步, @image_1.'
   with pytest.raises(errors.UserError, match="the prompt does not name '@hero'"):

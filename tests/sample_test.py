@@ -148,6 +148,16 @@ def test_a_config_may_say_nothing_of_sampling(tmp_path):
 
 
 @pytest.mark.parametrize('flag', ['prompts', 'requests'])
+def test_each_prompt_is_checked_before_a_model_is_loaded(tmp_path, flag):
+  prompts = ['a red circle', '@image_1 jumps']
+  of = (lambda prompt: json.dumps(dict(prompt=prompt))) if flag == 'requests' else str
+  (tmp_path / 'asked').write_text('\n'.join(map(of, prompts)))
+  out = sample(tmp_path / 'none', tmp_path, f'--{flag}', tmp_path / 'asked', code=1)
+  assert 'names @image_1, but 0 of kind image are given' in out
+  assert ('asked, line 2: ' in out) == (flag == 'requests')
+
+
+@pytest.mark.parametrize('flag', ['prompts', 'requests'])
 def test_a_file_of_another_encoding_is_named(home, tmp_path, flag):
   (tmp_path / 'latin').write_bytes('{"prompt": "ein gr\u00fcner Kreis"}\n'.encode('latin-1'))
   out = sample(home, tmp_path, f'--{flag}', tmp_path / 'latin', code=1)
