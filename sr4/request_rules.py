@@ -16,6 +16,7 @@ MODES = {
 SEEDS = 2**32  # as many as there are
 SECONDS = 15  # of a clip, and of a reference sound, at most
 CLIP_SECONDS = 10  # of a reference clip
+SLACK = 0.1  # seconds that a file may last longer: the frames of its sound are no smaller
 IMAGES, ENTRIES, MOMENTS = 5, 3, 6  # of one tag, of a request, timed frames
 
 
@@ -140,6 +141,8 @@ def of_files(asked):
         yield field, f'{path} has no {kind}'
       elif not info.duration and lasts(asked, field):
         yield field, f'{path} has no length that can be told; write it again'
+      elif (most := longest(asked, field)) and info.duration > most + SLACK:
+        yield field, f'{path} lasts {info.duration:.1f} s; {most} s at most, so cut it'
 
 
 def lasts(asked, field: str) -> bool:
@@ -147,6 +150,13 @@ def lasts(asked, field: str) -> bool:
   if field == 'video':
     return asked.frames is None and asked.duration is None
   return field.startswith('ref_') and 'image_urls' not in field
+
+
+def longest(asked, field: str) -> int:
+  """Seconds that the file of this field may last; 0: any number."""
+  if field.startswith('ref_') and field.endswith('audio_url'):
+    return SECONDS
+  return CLIP_SECONDS if field.endswith('video_url') and not asked.extension else 0
 
 
 def files(asked):

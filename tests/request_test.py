@@ -379,6 +379,23 @@ def test_a_file_without_a_length_is_told_where_that_matters(home, monkeypatch):
     ask(prompt='@a', **fields).check_files()
 
 
+@pytest.mark.parametrize('most, name', [(10, 'video'), (15, 'audio')])
+def test_a_reference_is_no_longer_than_it_may_be(home, monkeypatch, most, name):
+  clip, probe, lasts = str(home / 'clip.mp4'), media.probe, most + 0.05
+  monkeypatch.setattr(media, 'probe', lambda path: dataclasses.replace(probe(path), duration=lasts))
+  entry = {'tag': '@a', f'{name}_url': clip}
+  given = ask(prompt='@a', **{f'ref_{name}s': [entry]})
+  given.check_files()
+  lasts += 0.1
+  with pytest.raises(request.RequestError) as error:
+    given.check_files()
+  assert str(error.value) == (
+    f'ref_{name}s[0].{name}_url: {clip} lasts {lasts:.1f} s; {most} s at most, so cut it'
+  )
+  ask(prompt='@a', ref_videos=[dict(tag='@a', video_url=clip, type='extend')]).check_files()
+  ask(video=clip, audio=clip, mask_image=clip).check_files()
+
+
 def test_the_prompt_may_name_no_more_than_is_given():
   given = ask(prompt='@image_1 jumps')
   with pytest.raises(captions.CaptionError, match='give it, or take it out'):
