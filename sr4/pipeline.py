@@ -183,25 +183,29 @@ def decode(system, size: Size, latents: AV, tile: int = 0) -> dict:
   """The media fields of a Clip, with this host's rows.
 
   Args:
-    tile: pixels; larger frames go to the host tile by tile; 0: whole.
+    tile: pixels; larger frames, and keyframes, go to the host tile by tile; 0: whole.
   """
   of, codec = named(size, latents), system.codecs.video
   media = dict(frames=None, samples=None, keyframes=None)
-  if size.frames and tile and max(size.height, size.width) > tile:
-    see = lambda z: own_rows(pixels(codec, z))
-    media['frames'] = tiles.on_host(
-      see, of['video'], tile // codec.space_factor, codec.space_factor
-    )
-  elif size.frames:
-    media['frames'] = own_rows(pixels_uint8(codec, of['video']))
+  if size.frames:
+    media['frames'] = shown(codec, of['video'], tile)
   if size.keyframes:
-    media['keyframes'] = own_rows(pixels_uint8(codec, of['keyframes'], each=True))
+    media['keyframes'] = shown(codec, of['keyframes'], tile, each=True)
   if size.samples:
     media['samples'] = own_rows(sound(system.codecs.audio, of['audio'], size.samples))
   return media
 
 
-pixels = jax.jit(segments.decoded)
+def shown(codec, latents, tile: int, each: bool = False) -> np.ndarray:
+  """uint8 [b T H W 3], arguments as of `decode`; each: every latent is a picture of its own."""
+  factor = codec.space_factor
+  if not tile or factor * max(latents.shape[2:4]) <= tile:
+    return own_rows(pixels_uint8(codec, latents, each))
+  see = lambda z: own_rows(pixels(codec, z, each))
+  return tiles.on_host(see, latents, tile // factor, factor)
+
+
+pixels = jax.jit(segments.decoded, static_argnames='each')
 
 
 @functools.partial(jax.jit, static_argnames='each')

@@ -14,6 +14,7 @@ from sr4 import steps
 from sr4.core import sharding
 from sr4.core.av import AV
 from sr4.core.batch import Latents
+from sr4.flow import segments
 from sr4.models import system as system_lib
 from sr4.models import tiles
 from tests import small_run
@@ -225,6 +226,26 @@ def test_a_clip_decoded_in_tiles_is_the_clip(base):
   one, two = whole(['x'], [3])[0], parts(['x'], [3])[0]
   assert np.abs(one.frames.astype(int) - two.frames).max() <= 1
   assert np.mean(one.frames == two.frames) > 0.99
+
+
+def test_keyframes_are_decoded_in_tiles_too(base, monkeypatch):
+  """A clip that fits a tile is decoded whole beside them."""
+  system, seen, decoded = base[0], [], pipeline.pixels
+  size = system.size(5, 8, 8, 8.0, sound=False, keyframes=2, keyframe_scale=2)
+  shapes = segments.latent_shapes(system.codecs, size).video
+  latents = sharding.rows(
+    AV(tuple(RANDOM.normal(size=(1, *x)).astype(np.float32) for x in shapes), None)
+  )
+
+  def watched(codec, z, each):
+    seen.append((z.shape[1:4], each))
+    return decoded(codec, z, each)
+
+  monkeypatch.setattr(pipeline, 'pixels', watched)
+  whole, parts = (pipeline.decode(system, size, latents, tile) for tile in (0, 8))
+  assert set(seen) == {((2, 2, 2), True)} and len(seen) == 9
+  np.testing.assert_array_equal(parts['frames'], whole['frames'])
+  assert np.abs(parts['keyframes'].astype(int) - whole['keyframes']).max() <= 1
 
 
 def test_a_mesh_makes_the_same_clips(base, relative):
