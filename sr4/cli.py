@@ -51,6 +51,10 @@ def run(verb, argv=None):
   args = parser.parse_args(own)
   args.overrides = [a.removeprefix('--config.') for a in argv if a.startswith('--config.')]
   try:
+    if args.overrides and not getattr(args, 'config', None):
+      raise errors.UserError(
+        f'--config.{args.overrides[0]}: nothing here reads a config; leave it out'
+      )
     verb.main(args)
   except (errors.UserError, OSError) as error:
     raise SystemExit(f'sr4: {error}') from error

@@ -55,7 +55,12 @@ def main(args):
   with sharding.default_mesh():
     system, model, trained = sample_verb.load(args.checkpoint, step, args)
     size = pipeline.size_of(system, trained)
-    fields = dict(trained['sample']) | sample_verb.given(args, sample_verb.SAMPLING)
+    if not (size.frames and size.samples):
+      raise errors.UserError(
+        f'{args.checkpoint} makes no {"sound" if size.frames else "picture"}, and SR4-World is '
+        'seen and heard; `sr4 sample` shows what it makes'
+      )
+    fields = dict(trained.get('sample', {})) | sample_verb.given(args, sample_verb.SAMPLING)
     sampling = config.build(pipeline.Config, fields, 'sample')
     truth, alike = held_out(size, system.codecs.audio, args.seed, args.count)
     prompts = [sample.captions['short'] for sample in truth]

@@ -31,6 +31,7 @@ def arguments(parser):
 def main(args):
   import time
 
+  from sr4 import pipeline
   from sr4.convert import shards
   from sr4.core import errors
   from sr4.core import sharding
@@ -44,6 +45,7 @@ def main(args):
   began = time.monotonic()
   step, page = checkpoint.page(args.checkpoint, args.step)
   weights = 'model' if args.raw else 'ema'
+  pipeline.check_weights(args.checkpoint, page, weights)
   with sharding.default_mesh(), shards.appearing(args.out) as folder:
     FORMATS[args.format](folder, args.checkpoint, step, page, weights, args.dtype)
     told = {'config': page['config'], 'step': step, 'weights': weights, 'dtype': args.dtype}

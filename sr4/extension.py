@@ -28,16 +28,22 @@ class Extension:
   back: bool = False
 
   def known(self, size: Size, time_factor: int) -> np.ndarray:
-    """bool [T]: whole latents at the beginning of the new clip, or at its end."""
-    latents = (size.frames - 1) // time_factor
+    """bool [T]: whole latents at the beginning of the new clip, or at its end.
+
+    Of a Refiner's, the frames from the first to the last that its low clip is given.
+    """
+    step = stride(size)
+    latents = (size.frames - 1) // step // time_factor
     count = time_factor * max(int(self.back), int(CONTEXT * latents))
     if self.back:
-      return np.arange(size.frames) >= size.frames - count
-    return np.arange(size.frames) <= count
+      return np.arange(size.frames) >= size.frames - 1 - step * (count - 1)
+    return np.arange(size.frames) <= step * count
 
   def source(self, system, size: Size, height: int, width: int) -> media.Clip:
-    """All of the file, at the new clip's rate."""
-    frames = int(media.probe(self.path).duration * size.fps + 1e-3)
+    """All of the file, at the new clip's rate; up to its last frame at that of the low clip."""
+    step = stride(size)
+    frames = int(media.probe(self.path).duration * size.fps / step + 1e-3)
+    frames = 1 + step * (frames - 1)
     needed = int(self.known(size, system.codecs.video.time_factor).sum())
     if frames < needed:
       raise errors.UserError(
@@ -68,21 +74,30 @@ class Extension:
       samples[:count], heard[:count] = source.samples[-count:], True
     return samples, heard
 
-  def joined(self, source: media.Clip, clip, known: np.ndarray):
-    """The clip (pipeline.Clip) with the other before it, or after, and the context once."""
-    count, rate = int(known.sum()), source.sample_rate
-    along = lambda mine, other, count: np.concatenate(
-      [mine, other[count:]] if self.back else [other[: len(other) - count], mine]
+  def joined(self, source: media.Clip, clip, known: np.ndarray, step: int = 1):
+    """The clip (pipeline.Clip) with the other before it, or after, and the context once.
+
+    Args:
+      step: `stride` of its Size, for a Refiner's clip has the sound of the low one.
+    """
+    along = lambda mine, other, whole, count: np.concatenate(
+      [mine, other[count:]] if self.back else [other[: whole - count], mine]
     )
-    samples = clip.samples
+    whole, count, samples = len(source.frames), int(known.sum()), clip.samples
     if samples is not None:
-      length = media.audio_length(len(source.frames), source.fps, rate)
-      silent = np.zeros((length, samples.shape[1]), np.float32)
+      lasts = lambda frames: media.audio_length(
+        1 + (frames - 1) // step, source.fps / step, source.sample_rate
+      )
+      silent = np.zeros((lasts(whole), samples.shape[1]), np.float32)
       other = silent if source.samples is None else source.samples
-      samples = along(samples, other, media.audio_length(count, source.fps, rate))
-    return dataclasses.replace(
-      clip, frames=along(clip.frames, source.frames, count), samples=samples
-    )
+      samples = along(samples, other, lasts(whole), lasts(count))
+    frames = along(clip.frames, source.frames, whole, count)
+    return dataclasses.replace(clip, frames=frames, samples=samples)
+
+
+def stride(size: Size) -> int:
+  """How many frames a Refiner makes of one of its low clip; 1: the size is of no Refiner."""
+  return (size.frames - 1) // max(size.low.frames - 1, 1) or 1 if size.low else 1
 
 
 def faded(given: np.ndarray, made: np.ndarray, heard: np.ndarray, rate: float) -> np.ndarray:

@@ -72,7 +72,8 @@ class Pipeline:
       negative: of each, prompts that its video and its sound are guided away from; '': from none.
       callback_on_step_end: (pipeline, step, t, told) -> None or changes of told, after each step.
         t: AV of times in [0, 1].  told: 'latents', AV as `segments.latent_shapes`, which go on as
-        they are returned; 'data', where the last velocity leads: what may be looked at (`decode`).
+        they are returned, and from which a solver of several steps begins anew; 'data', where the
+        last velocity leads: what may be looked at (`decode`).
         It may set `pipeline.interrupt`: then what has been made so far is the result.
     """
     rows, seeds = [self._row(one) for one in asked], list(seeds)
@@ -102,15 +103,19 @@ class Pipeline:
     carry, given, times, told = steps.begin(self.system, self.size, c, clean, *asked)
     given, times = jax.device_get((given, times))
     at = lambda of, i: jax.tree.map(lambda leaf: leaf[i], of)
-    self.interrupt, states = False, ()
+    self.interrupt, states, since = False, (), 0
     for i in range(c.num_inference_steps):
       x = carry[0]
-      carry, states = steps.advance(c, self.model, carry, at(given, i), told, states)
+      carry, states = steps.advance(c, self.model, carry, at(given, i - since), told, states)
       if callback:
         start, end = at(times, i), at(times, i + 1)
         data = steps.ahead(x, carry[0], start, end)
         changes = callback(self, i, end, {'latents': carry[0], 'data': data}) or {}
-        carry = changes.get('latents', carry[0]), *carry[1:]
+        if changes.get('latents', carry[0]) is not carry[0]:
+          since = i + 1
+          rest = AV(*(t[since:] for t in times))
+          carry, given = steps.again(c, changes['latents'], rest)
+          given = jax.device_get(given)
       if self.interrupt:
         break
     return carry[0] if clean.video else steps.kept(told.cond, carry[0])
@@ -178,25 +183,29 @@ def decode(system, size: Size, latents: AV, tile: int = 0) -> dict:
   """The media fields of a Clip, with this host's rows.
 
   Args:
-    tile: pixels; larger frames go to the host tile by tile; 0: whole.
+    tile: pixels; larger frames, and keyframes, go to the host tile by tile; 0: whole.
   """
   of, codec = named(size, latents), system.codecs.video
   media = dict(frames=None, samples=None, keyframes=None)
-  if size.frames and tile and max(size.height, size.width) > tile:
-    see = lambda z: own_rows(pixels(codec, z))
-    media['frames'] = tiles.on_host(
-      see, of['video'], tile // codec.space_factor, codec.space_factor
-    )
-  elif size.frames:
-    media['frames'] = own_rows(pixels_uint8(codec, of['video']))
+  if size.frames:
+    media['frames'] = shown(codec, of['video'], tile)
   if size.keyframes:
-    media['keyframes'] = own_rows(pixels_uint8(codec, of['keyframes'], each=True))
+    media['keyframes'] = shown(codec, of['keyframes'], tile, each=True)
   if size.samples:
     media['samples'] = own_rows(sound(system.codecs.audio, of['audio'], size.samples))
   return media
 
 
-pixels = jax.jit(segments.decoded)
+def shown(codec, latents, tile: int, each: bool = False) -> np.ndarray:
+  """uint8 [b T H W 3], arguments as of `decode`; each: every latent is a picture of its own."""
+  factor = codec.space_factor
+  if not tile or factor * max(latents.shape[2:4]) <= tile:
+    return own_rows(pixels_uint8(codec, latents, each))
+  see = lambda z: own_rows(pixels(codec, z, each))
+  return tiles.on_host(see, latents, tile // factor, factor)
+
+
+pixels = jax.jit(segments.decoded, static_argnames='each')
 
 
 @functools.partial(jax.jit, static_argnames='each')
@@ -237,9 +246,10 @@ def load(
   Args:
     stored: how the model's weights are to lie.
   Raises:
-    CheckpointError: there is no such checkpoint, or it is broken.
+    CheckpointError: there is no such checkpoint, or it is broken, or has not these weights.
   """
   step, page = checkpoint.page(directory, step)
+  check_weights(directory, page, 'ema' if ema else 'model')
   system = system_lib.build(page['config'])
   # A cache has what was trained on; a prompt is new.
   system = weights.load(dataclasses.replace(system, text=encoder.bare(system.text)))
@@ -252,6 +262,14 @@ def load(
   else:
     model = narrowed(restore, like, stored)
   return system, model, page['config']
+
+
+def check_weights(directory: str, page: dict, which: str):
+  """CheckpointError where a checkpoint has weights or their moving average alone, not `which`."""
+  has = {name.partition('.')[0] for name in page['digests']} & {'ema', 'model'}
+  if has and which not in has:
+    kind, flag = ('weights', 'give') if which == 'ema' else ('a moving average', 'leave out')
+    raise checkpoint.CheckpointError(f'{directory} has {kind} alone; {flag} --raw')
 
 
 def narrowed(restore: Callable, like, stored: storage.Config):

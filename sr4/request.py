@@ -23,13 +23,13 @@ import numpy as np
 from data_pipelines import media
 from data_pipelines import stills
 from data_pipelines.tasks import Row
+from sr4 import extension as extension_lib
 from sr4 import pipeline
 from sr4 import request_rules
 from sr4.core import captions
 from sr4.core import errors
 from sr4.core.av import AV
 from sr4.core.batch import Size
-from sr4.extension import Extension
 from sr4.flow import segments
 
 SAMPLING = (
@@ -90,7 +90,7 @@ class Request:
   duration: int | None = None  # seconds, 3 to 15
   resolution: str = ''
   aspect_ratio: str = ''
-  frames: int | None = None  # 1: a picture; 0: `seconds` of sound alone
+  frames: int | None = None  # 1: a picture, without sound; 0: `seconds` of sound alone
   height: int | None = None
   width: int | None = None
   fps: float | None = None
@@ -123,11 +123,11 @@ class Request:
       raise RequestError(f'{field}: {problem}')
 
   @property
-  def extension(self) -> Extension | None:
+  def extension(self) -> extension_lib.Extension | None:
     """The clip that is continued."""
     for entry in self.ref_videos:
       if entry.type.startswith('extend'):
-        return Extension(entry.video_url, back=entry.type == 'extend_back')
+        return extension_lib.Extension(entry.video_url, back=entry.type == 'extend_back')
     return None
 
   def joined(self, clip, system, size: Size):
@@ -136,7 +136,7 @@ class Request:
       return clip
     known = extension.known(size, system.codecs.video.time_factor)
     source = extension.source(system, size, *clip.frames.shape[1:3])
-    return extension.joined(source, clip, known)
+    return extension.joined(source, clip, known, extension_lib.stride(size))
 
   @property
   def images(self) -> bool:
@@ -152,6 +152,11 @@ class Request:
   def gives_media(self) -> bool:
     """Is some of what comes back given?"""
     return self.images or bool(self.video or self.audio or self.extension)
+
+  @property
+  def whole_video(self) -> bool:
+    """Is a clip given, and only its sound to be made?"""
+    return bool(self.video and not self.mask_video and not self.mask_image)
 
   @property
   def voices(self) -> list[str]:
@@ -180,10 +185,13 @@ class Request:
     """What is made: as trained, but for what is asked.
 
     Raises:
-      RequestError: as check_files.
+      RequestError: as check_files; or of a picture, which the model does not make.
     """
     self.check_files()
     usual, changes = pipeline.size_of(system, trained), {}
+    if not usual.frames and (self.frames or self.video):
+      field = 'frames' if self.frames else 'video'
+      raise RequestError(f'{field}: the model makes sounds alone; leave it out')
     for name in ('frames', 'fps', 'sound', 'seconds'):
       if getattr(self, name) is not None:
         changes[name] = getattr(self, name)
@@ -192,14 +200,18 @@ class Request:
     like = None if self.extension else next(iter(self.ref_videos), None)
     source = self.video or (like.video_url if like else '')
     if self.duration is not None:
-      changes['frames'] = whole(self.duration)
+      changes |= {'frames': whole(self.duration)} if usual.frames else {'seconds': self.duration}
     elif source and self.frames is None and usual.frames:
       changes['frames'] = whole(min(media.probe(source).duration - 1 / fps, request_rules.SECONDS))
     if frames := changes.get('frames', usual.frames):
       changes |= self._sides(system, usual)
       # No more than the latents of a shorter clip, and none of one that is there.
-      whole_clip = self.video and not self.mask_video and not self.mask_image
-      changes['keyframes'] = 0 if whole_clip else min(usual.keyframes, 1 + (frames - 1) // step)
+      most = 0 if self.whole_video else 1 + (frames - 1) // step
+      changes['keyframes'] = min(usual.keyframes, most)
+    else:
+      changes['keyframes'] = 0
+    if self.frames == 1 and self.sound is None and not self.audio and not self.whole_video:
+      changes['sound'] = False
     if images := self._pictures():
       changes['reference_images'] = len(images)
     if like:
@@ -266,7 +278,7 @@ class Request:
       clean=clean,
       keyframes=keyframes,
       at=at,
-      caption=self._caption(),
+      caption=self.caption(),
       **self._references(system, size),
     )
 
@@ -371,8 +383,12 @@ class Request:
       given['sound'] = self._sound(system, self.voices[0], size.reference_samples)
     return given
 
-  def _caption(self) -> str:
-    """The prompt with the tags that the model knows."""
+  def caption(self) -> str:
+    """The prompt with the tags that the model knows.
+
+    Raises:
+      CaptionError: it names what is not given, or not what is.
+    """
     text, names, images = self.prompt, {}, iter(range(1, 100))
     for entry in self.ref_images:
       panels = [entry] if entry.type == 'image' else []
@@ -384,7 +400,8 @@ class Request:
     names |= {entry.tag: '@audio_1' for entry in self.ref_audios}
     names |= {frame.tag: frame.tag[1:] for frame in self.mid_frame_images if frame.tag}
     for tag in sorted(names, key=len, reverse=True):
-      text = text.replace(tag, f'\0{tag[1:]}\0')  # So that no name is found in another's.
+      # So that no name is found in another's.
+      text = request_rules.named(tag).sub(lambda found: f'\0{found[0][1:]}\0', text)
     for tag, name in names.items():
       text = text.replace(f'\0{tag[1:]}\0', name)
     kinds = ['image'] * len(self._pictures()) + ['video'] * len(clips)

@@ -1,6 +1,7 @@
 """What may be asked: every rule of a request (sr4/request.py), with the field that it is about."""
 
 import math
+import re
 
 from data_pipelines import media
 
@@ -12,8 +13,10 @@ MODES = {
   'std': {},
   'pro': dict(num_inference_steps=50, solver='unipc'),
 }
+SEEDS = 2**32  # as many as there are
 SECONDS = 15  # of a clip, and of a reference sound, at most
 CLIP_SECONDS = 10  # of a reference clip
+SLACK = 0.1  # seconds that a file may last longer: the frames of its sound are no smaller
 IMAGES, ENTRIES, MOMENTS = 5, 3, 6  # of one tag, of a request, timed frames
 
 
@@ -23,6 +26,8 @@ def problems(asked):
   omni = next((n for n in ('ref_images', 'ref_videos', 'ref_audios') if getattr(asked, n)), '')
   if not asked.prompt.strip():
     yield 'prompt', 'it is empty; say what is to be seen and heard'
+  if asked.seed is not None and not 0 <= asked.seed < SEEDS:
+    yield 'seed', f'{asked.seed} is not in 0 to {SEEDS - 1}'
   if asked.duration is not None and not 3 <= asked.duration <= SECONDS:
     yield 'duration', f'{asked.duration} is not in 3 to {SECONDS} seconds'
   if asked.mode and asked.mode not in MODES:
@@ -43,6 +48,16 @@ def problems(asked):
     yield omni, 'references do not go with a video that is edited; leave either out'
   if images and asked.video:
     yield 'video', 'an edit does not go with first, end and mid frames; leave either out'
+  if asked.fps is not None and not 0 < asked.fps < math.inf:
+    yield 'fps', f'{asked.fps:g} must be above 0'
+  if asked.seconds is not None and not 0 <= asked.seconds < math.inf:
+    yield 'seconds', f'{asked.seconds:g} must be 0 or above'
+  if asked.frames == 0 and (asked.video or asked.audio):
+    yield 'frames', '0 is a new sound alone; leave it out, or `video` and `audio`'
+  if asked.sound is False and asked.audio:
+    yield 'sound', 'it is off, and `audio` is given; leave one of them out'
+  if asked.sound is False and asked.whole_video:
+    yield 'sound', 'with `video` and no mask its sound is made; give a mask, or leave this out'
   yield from of_masks(asked)
   yield from of_frames(asked)
   yield from of_references(asked)
@@ -54,7 +69,7 @@ def of_masks(asked):
     yield 'mask_image', 'mask_video says it for each frame; give one of them'
   if masks and not asked.video:
     yield masks[0], 'it says what of `video` changes; give that, too'
-  if asked.video and not masks and asked.audio:
+  if asked.whole_video and asked.audio:
     yield 'audio', 'with `video` and no mask nothing is left to make; give one, or a mask'
 
 
@@ -88,6 +103,8 @@ def of_references(asked):
       yield f'ref_videos[{i}].type', f'{entry.type!r}; it is reference, extend or extend_back'
   if asked.extension and (asked.ref_images or asked.ref_audios):
     yield 'ref_videos', 'a clip that is extended does not go with other references'
+  if asked.extension and asked.audio:
+    yield 'audio', 'a clip that is extended has its own sound, which goes on; leave either out'
   if len(asked.voices) > 1:
     yield 'ref_audios', 'one reference sound, the voice of a picture or a tag of its own; no more'
   for name in ('ref_images', 'ref_videos', 'ref_audios'):
@@ -101,12 +118,17 @@ def of_references(asked):
 def of_tag(asked, where: str, tag: str):
   if not tag.startswith('@') or len(tag) < 2:
     yield where, f'{tag!r} does not start with @ and a name'
-  elif tag not in asked.prompt:
+  elif not named(tag).search(asked.prompt):
     yield where, f'the prompt does not name {tag!r}; name it there'
 
 
+def named(tag: str) -> re.Pattern:
+  """Where a prompt names it, and no longer one: ASCII, as other scripts set no space behind it."""
+  return re.compile(re.escape(tag) + '(?![A-Za-z0-9_])')
+
+
 def of_files(asked):
-  """As problems: of each file that is not there, is no media, or lacks the picture or the sound."""
+  """As problems: of each file that is not there, is no media, or lacks what is read of it."""
   for field, path, kind in files(asked):
     try:
       info = media.probe(path)
@@ -117,6 +139,24 @@ def of_files(asked):
     else:
       if not (info.has_audio if kind == 'sound' else info.width):
         yield field, f'{path} has no {kind}'
+      elif not info.duration and lasts(asked, field):
+        yield field, f'{path} has no length that can be told; write it again'
+      elif (most := longest(asked, field)) and info.duration > most + SLACK:
+        yield field, f'{path} lasts {info.duration:.1f} s; {most} s at most, so cut it'
+
+
+def lasts(asked, field: str) -> bool:
+  """Does something last as long as the file of this field?"""
+  if field == 'video':
+    return asked.frames is None and asked.duration is None
+  return field.startswith('ref_') and 'image_urls' not in field
+
+
+def longest(asked, field: str) -> int:
+  """Seconds that the file of this field may last; 0: any number."""
+  if field.startswith('ref_') and field.endswith('audio_url'):
+    return SECONDS
+  return CLIP_SECONDS if field.endswith('video_url') and not asked.extension else 0
 
 
 def files(asked):

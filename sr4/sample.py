@@ -30,11 +30,21 @@ SAMPLING = {
   'cache_threshold': float,
 }
 KEY = 'SR4_CHAT_KEY'
+
+
+def boolean(word: str) -> bool:
+  if word not in ('true', 'false'):
+    raise ValueError(word)
+  return word == 'true'
+
+
 SIZE = {
   'frames': int,
   'height': int,
   'width': int,
   'fps': float,
+  'seconds': float,
+  'sound': boolean,
   'duration': int,
   'resolution': str,
   'aspect_ratio': str,
@@ -113,6 +123,7 @@ def main(args):
 
   from sr4 import pipeline
   from sr4 import provenance
+  from sr4 import request_rules
   from sr4.core import errors
   from sr4.core import files
   from sr4.core import sharding
@@ -121,7 +132,14 @@ def main(args):
     raise errors.UserError(
       f'--batch={args.batch} must be at least 1, --preview_every={args.preview_every} at least 0'
     )
+  for name in () if args.refine else given(args, ('strength', 'refine_steps')):
+    raise errors.UserError(f'--{name} is of a Refiner; give --refine, too, or leave it out')
   asked, optimize, signer = requests(args), optimizer(args.prompt_optimizer), None
+  if not 0 <= args.seed <= request_rules.SEEDS - len(asked):
+    raise errors.UserError(
+      f'--seed={args.seed}: one more for each of {len(asked)} requests, all in 0 to '
+      f'{request_rules.SEEDS - 1}; give another'
+    )
   if bool(args.c2pa_certificate) != bool(args.c2pa_key):
     raise errors.UserError('--c2pa_certificate and --c2pa_key: give both, or none')
   if args.c2pa_key:
@@ -158,41 +176,53 @@ def requests(args) -> list:
   import json
 
   from sr4 import request
+  from sr4.core import captions
   from sr4.core import config
   from sr4.core import errors
 
   found = []
-  if args.requests:
-    with open(args.requests, encoding='utf-8') as f:
-      for i, line in enumerate(f, 1):
-        where = f'{args.requests}, line {i}'
-        if not line.strip():
-          continue
-        try:
-          fields = json.loads(line)
-        except json.JSONDecodeError as error:
-          raise errors.UserError(f'{where} is no JSON: {error}') from error
-        if not isinstance(fields, dict) or 'prompt' not in fields:
-          raise errors.UserError(f"{where}: {line.strip()} has no fields; give {{'prompt': ...}}")
-        try:
-          found.append(config.build(request.Request, fields, where))
-          found[-1].check_files()
-        except request.RequestError as error:
-          raise request.RequestError(f'{where}: {error}') from error
-  prompts = list(args.prompt)
-  if args.prompts:
-    with open(args.prompts) as f:
-      prompts += [line.strip() for line in f if line.strip()]
+  for i, line in enumerate(lines(args.requests), 1):
+    where = f'{args.requests}, line {i}'
+    if not line:
+      continue
+    try:
+      fields = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise errors.UserError(f'{where} is no JSON: {error}') from error
+    if not isinstance(fields, dict) or 'prompt' not in fields:
+      raise errors.UserError(f"{where}: {line} has no fields; give {{'prompt': ...}}")
+    try:
+      found.append(config.build(request.Request, fields, where))
+      found[-1].check_files()
+      found[-1].caption()
+    except (request.RequestError, captions.CaptionError) as error:
+      raise request.RequestError(f'{where}: {error}') from error
+  prompts = args.prompt + [line for line in lines(args.prompts) if line]
   beside = given(args, (*SIZE, *MEDIA, *BESIDE))
   of_flags = [request.Request(prompt, **beside) for prompt in prompts]
   for one in of_flags[:1]:  # All have the same media.
     one.check_files()
+  for one in of_flags:
+    one.caption()
   found += of_flags
   if not found:
     raise errors.UserError(
       "no prompt: give --prompt 'a red circle bounces', --prompts FILE or --requests FILE"
     )
   return found
+
+
+def lines(path: str | None) -> list[str]:
+  """Of a text file, if any, without the space about them."""
+  from sr4.core import errors
+
+  if not path:
+    return []
+  try:
+    with open(path, encoding='utf-8') as f:
+      return [line.strip() for line in f]
+  except UnicodeDecodeError as error:
+    raise errors.UserError(f'{path} is not UTF-8 ({error.reason}); write it again so') from error
 
 
 def batches(asked, system, trained, flags: dict, most: int):
@@ -202,7 +232,7 @@ def batches(asked, system, trained, flags: dict, most: int):
 
   alike = {}
   for i, one in enumerate(asked):
-    fields = dict(trained['sample']) | one.sampling(flags)
+    fields = dict(trained.get('sample', {})) | one.sampling(flags)
     sampling = config.build(pipeline.Config, fields, f'request {i}')
     alike.setdefault((one.size(system, trained), sampling, one.kinds()), []).append((i, one))
   for (size, sampling, _), some in alike.items():
@@ -272,8 +302,9 @@ class Refiner:
     self.base = base
     self.system, self.model, self.trained = load(args.refine, None, args)
     told = given(args, ('strength', 'refine_steps', 'decode_tile'))
-    fields = {{'refine_steps': 'num_inference_steps'}.get(k, k): v for k, v in told.items()}
-    self.sampling = config.build(pipeline.Config, dict(self.trained['sample']) | fields, 'sample')
+    own = {{'refine_steps': 'num_inference_steps'}.get(k, k): v for k, v in told.items()}
+    fields = dict(self.trained.get('sample', {})) | own
+    self.sampling = config.build(pipeline.Config, fields, 'sample')
 
   def __call__(self, asked, clips, seeds, size) -> tuple:
     """(clips, their Size) of Requests, of their clips, and of as many seeds or more."""
@@ -288,9 +319,10 @@ class Refiner:
       )
       for one, clip in zip(asked, clips)
     ]
-    rows += rows[:1] * (len(seeds) - len(rows))
+    away, extra = [one.negative() for one in asked], len(seeds) - len(rows)
+    rows, away = rows + rows[:1] * extra, away + away[:1] * extra
     sampler = pipeline.Pipeline(self.system, self.model, large, self.sampling)
-    return sampler(rows, seeds), large
+    return sampler(rows, seeds, away), large
 
 
 def write(path: str, clip, fps: float, rate: int, origin, signer=None) -> str:

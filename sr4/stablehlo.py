@@ -20,6 +20,7 @@ from jax import export
 import jax.numpy as jnp
 import numpy as np
 
+from sr4.core import errors
 from sr4.core import tree
 from sr4.core.av import AV
 from sr4.core.batch import Condition
@@ -90,8 +91,12 @@ def trained(system, config: dict) -> tuple[Size, str]:
   """The clip that the model was trained on most, without references, and a prompt for it."""
   buckets = config['data']['buckets'].values()
   told = max(buckets, key=lambda b: (b.get('frames', 0) > 1, b.get('weight', 1.0)))
-  names = ('frames', 'height', 'width', 'fps', 'sound', 'low')
+  names = ('frames', 'height', 'width', 'fps', 'sound', 'seconds', 'low')
   size = system.size(**{name: told[name] for name in names if name in told})
+  if not size.frames:
+    raise errors.UserError(
+      'the model makes sounds alone, and this program clips; export it with --format diffusers'
+    )
   return size, next(iter(config.get('preview', {}).get('prompts', ())), '')
 
 

@@ -138,6 +138,12 @@ def advance(c: Config, model, carry, given, told: Told, states: tuple[reuse.Stat
   return carry, cache.kept if cache else ()
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def again(c: Config, x: AV, times: AV):
+  """(carry, steps) as `begin` gives them, from latents that no step has made."""
+  return solver.SOLVERS[c.solver].begin(x, times)
+
+
 @jax.jit
 def ahead(x: AV, later: AV, start: AV, end: AV) -> AV:
   """The data to which the line from x at start to later at end leads."""

@@ -10,8 +10,12 @@ from data_pipelines import media
 from data_pipelines import mp4
 from data_pipelines import stills
 from data_pipelines import world
+from data_pipelines.tasks import Row
 from sr4 import pipeline
+from sr4 import request
+from sr4 import sample as sample_verb
 from sr4.core import config as config_lib
+from sr4.core.av import AV
 from sr4.flow import refining
 from sr4.models import system as system_lib
 from tests import small_run
@@ -96,6 +100,22 @@ def test_with_almost_no_noise_it_is_the_enlarged_clip_with_its_keyframes(home, r
   assert np.any(one[1].frames != two[1].frames)
   with pytest.raises(ValueError, match='without a low clip'):
     pipeline.Pipeline(large, model, size, once)(prompts, seeds)
+
+
+def test_a_refiner_is_guided_away_from_negative_prompts(monkeypatch):
+  """Rows that are padded have one, too."""
+  calls = []
+  monkeypatch.setattr(pipeline, 'refined_size', lambda *_: None)
+  monkeypatch.setattr(pipeline, 'to_refine', lambda clip, given: given)
+  monkeypatch.setattr(request.Request, 'row', lambda *_: Row())
+  monkeypatch.setattr(pipeline, 'Pipeline', lambda *_: lambda *given: calls.append(given))
+  refiner = object.__new__(sample_verb.Refiner)
+  refiner.base = refiner.system = refiner.model = refiner.trained = refiner.sampling = None
+  asked = [request.Request('x', 'rain'), request.Request('y', 'snow', audio_negative_prompt='wind')]
+  refiner(asked, [pipeline.Clip(one.prompt, *[None] * 4) for one in asked], [1, 2, 1], None)
+  ((rows, seeds, away),) = calls
+  assert len(rows) == len(seeds) == 3
+  assert away == [AV('rain', 'rain'), AV('snow', 'wind'), AV('rain', 'rain')]
 
 
 @pytest.mark.parametrize(

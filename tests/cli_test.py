@@ -45,6 +45,26 @@ def test_ctrl_c_is_one_line(tmp_path):
   assert done.stderr == 'sr4: interrupted; what is written is whole\n'
 
 
+@pytest.mark.parametrize(
+  'verb, needed',
+  [
+    ('sample', ('checkpoint', 'out')),
+    ('evaluate', ('checkpoint', 'out')),
+    ('export', ('checkpoint', 'out')),
+    ('import', ('export', 'out')),
+    ('report', ('workdir',)),
+    ('verify', ('checkpoint',)),
+  ],
+)
+def test_overrides_of_no_config_are_told(tmp_path, verb, needed):
+  given = [word for name in needed for word in (f'--{name}', str(tmp_path / name))]
+  with pytest.raises(SystemExit) as end:
+    cli.main([verb, *given, '--config.sample.shift=2'])
+  assert str(end.value) == (
+    'sr4: --config.sample.shift=2: nothing here reads a config; leave it out'
+  )
+
+
 def test_a_missing_config_is_one_line():
   done = _sr4('train', '--config', 'nowhere.py', '--workdir', '/tmp/never')
   assert done.returncode == 1

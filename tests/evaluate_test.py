@@ -59,6 +59,20 @@ def test_wrong_input_is_one_line(home, tmp_path):
   assert "'magic' is not among" in out and out.count('\n') == 1
 
 
+@pytest.mark.parametrize(
+  'bucket, told',
+  [
+    (dict(sound=False), 'makes no sound, and SR4-World is seen and heard'),
+    (dict(frames=0, seconds=0.5), 'makes no picture'),
+  ],
+)
+def test_a_model_of_one_modality_is_told(tmp_path, bucket, told):
+  config = small_run.config(tmp_path)
+  config.data.buckets.clips.update(bucket)
+  small_run.write_checkpoint(tmp_path, config)
+  assert told in evaluated(tmp_path, tmp_path / 'out', code=1)
+
+
 @pytest.fixture(scope='module')
 def truth():
   source = world.World(world.Config.simple(height=32, width=32, frames=17, channels=1), 7)

@@ -15,6 +15,7 @@ import safetensors.numpy
 import torch
 
 from sr4 import cli
+from sr4 import pipeline
 from sr4.convert import mmaudio
 from sr4.convert import rules
 from sr4.convert import shards
@@ -106,6 +107,8 @@ def test_import_gives_the_same_bytes(home):
   assert page['digests'] == {n: x for n, x in told.items() if n.startswith('ema.')}
   assert page['config']['video_codec']['weights'] == str(path / 'out' / 'vae')
   assert page['config']['model'] == config['model']
+  with pytest.raises(checkpoint.CheckpointError, match='has a moving average alone; leave out'):
+    pipeline.load(str(path / 'back'), ema=False)
   assert 'is not empty' in run('import', '--export', path / 'out', '--out', path / 'back', code=1)
 
 
@@ -119,6 +122,10 @@ def test_raw_weights_in_bfloat16(home):
   run('import', '--export', path / 'raw', '--out', path / 'raw back')
   page = checkpoint.page(str(path / 'raw back'))[1]
   assert {name.split('.')[0] for name in page['digests']} == {'model'}
+  told = run('export', '--checkpoint', path / 'raw back', '--out', path / 'x', code=1)
+  assert 'raw back has weights alone; give --raw' in told
+  with pytest.raises(checkpoint.CheckpointError, match='give --raw'):
+    pipeline.load(str(path / 'raw back'))
 
 
 def test_a_flipped_byte_is_not_passed_on(home, tmp_path):

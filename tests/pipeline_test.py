@@ -14,6 +14,7 @@ from sr4 import steps
 from sr4.core import sharding
 from sr4.core.av import AV
 from sr4.core.batch import Latents
+from sr4.flow import segments
 from sr4.models import system as system_lib
 from sr4.models import tiles
 from tests import small_run
@@ -227,6 +228,26 @@ def test_a_clip_decoded_in_tiles_is_the_clip(base):
   assert np.mean(one.frames == two.frames) > 0.99
 
 
+def test_keyframes_are_decoded_in_tiles_too(base, monkeypatch):
+  """A clip that fits a tile is decoded whole beside them."""
+  system, seen, decoded = base[0], [], pipeline.pixels
+  size = system.size(5, 8, 8, 8.0, sound=False, keyframes=2, keyframe_scale=2)
+  shapes = segments.latent_shapes(system.codecs, size).video
+  latents = sharding.rows(
+    AV(tuple(RANDOM.normal(size=(1, *x)).astype(np.float32) for x in shapes), None)
+  )
+
+  def watched(codec, z, each):
+    seen.append((z.shape[1:4], each))
+    return decoded(codec, z, each)
+
+  monkeypatch.setattr(pipeline, 'pixels', watched)
+  whole, parts = (pipeline.decode(system, size, latents, tile) for tile in (0, 8))
+  assert set(seen) == {((2, 2, 2), True)} and len(seen) == 9
+  np.testing.assert_array_equal(parts['frames'], whole['frames'])
+  assert np.abs(parts['keyframes'].astype(int) - whole['keyframes']).max() <= 1
+
+
 def test_a_mesh_makes_the_same_clips(base, relative):
   """All that can be given at once, rows over two devices and tokens over two more."""
   slots = dict(reference_images=1, reference_frames=5)
@@ -289,6 +310,23 @@ def test_a_callback_sees_each_step_changes_and_ends_it(base, solver):
 
   (clip,) = sampler(['a red circle'], [3], callback_on_step_end=end)
   assert not np.any(clip.latents['video']) and not np.any(clip.latents['audio'])
+
+
+def test_a_solver_begins_anew_from_latents_that_a_callback_changes(base, relative):
+  """UniPC's first and last steps are Euler's, and so is one from what it did not make."""
+  system, model = base
+  size = system.size(5, 16, 16, 8.0)
+
+  def made(solver, by):
+    config = pipeline.Config(num_inference_steps=3, solver=solver)
+    change = lambda made, step, t, told: (
+      {'latents': jax.tree.map(lambda x: x + by, told['latents'])} if step == 0 and by else {}
+    )
+    return pipeline.Pipeline(system, model, size, config)(['a'], [3], (), change)[0].latents
+
+  for name, latents in made('euler', 3.0).items():
+    assert relative(made('unipc', 3.0)[name], latents) < 1e-4
+    assert relative(made('unipc', 0.0)[name], made('euler', 0.0)[name]) > 1e-3
 
 
 def test_layers_are_not_run_again_while_nothing_drifts(base, relative):

@@ -14,6 +14,7 @@ from sr4 import request
 from sr4.core import captions
 from sr4.core import config as config_lib
 from sr4.core import errors
+from sr4.core.batch import Low
 from sr4.models import system as system_lib
 from tests import small_run
 
@@ -68,6 +69,22 @@ def test_sizes(home):
   assert sides(wide) == (5, 8, 24)  # 1:2 in about 256 pixels
   assert sides(of(video=str(home / 'clip.mp4'))) == (9, 16, 16)
   assert of(sound=False).samples == 0
+  assert sides(of(frames=1)) == (1, 16, 16) and of(frames=1).samples == 0
+  assert of(frames=1, sound=True).samples == of(frames=1, audio=str(home / 'clip.mp4')).samples > 0
+  keyed = small_run.config('/nowhere')
+  keyed.data.buckets.clips.update(keyframes=2, keyframe_scale=2)
+  size = ask(frames=0, seconds=0.5).size(SYSTEM, dict(keyed))
+  assert (size.frames, size.samples, size.keyframes) == (0, 4000, 0)
+
+
+def test_sizes_of_a_model_of_sounds_alone(home):
+  heard = small_run.config('/nowhere')
+  heard.data.buckets = dict(sounds=dict(records=('sounds',), rows=4, frames=0, seconds=1.0))
+  of = lambda **fields: ask(**fields).size(SYSTEM, dict(heard))
+  assert (of().frames, of().samples, of(duration=3).samples) == (0, 8000, 24000)
+  for field, value in (('frames', 5), ('video', str(home / 'clip.mp4'))):
+    with pytest.raises(request.RequestError, match=f'{field}: the model makes sounds alone'):
+      of(**{field: value})
 
 
 def test_frames_at_their_times(home):
@@ -141,6 +158,16 @@ def test_references_by_their_tags(home):
   assert row.images[0][0].max() == 0 and row.images[0][size.height // 2].max() > 0
 
 
+def test_a_tag_ends_where_it_ends(home):
+  """No longer word has it in it; other scripts set no space behind it."""
+  hero = dict(tag='@hero', image_urls=(str(home / 'first.png'),))
+  caption = lambda prompt: ask(prompt=prompt, ref_images=(hero,)).caption()
+  assert caption('@hero meets @heroine') == '@image_1 meets @heroine'
+  assert caption('@hero跑步, @hero.') == '@image_1跑步, @image_1.'
+  with pytest.raises(errors.UserError, match="the prompt does not name '@hero'"):
+    ask(prompt='@heroine', ref_images=(hero,))
+
+
 def test_a_grid_is_its_panels(home):
   grid = dict(tag='@sheet', type='grid', image_urls=(str(home / 'grid.png'),))
   given = ask(prompt='as in @sheet', ref_images=(grid,))
@@ -180,6 +207,31 @@ def test_a_clip_goes_on_where_another_ends_or_leads_up_to_it(home, back):
   assert np.all(both.frames[:13] == 1 if back else both.frames[9:] == 1)
 
 
+@pytest.mark.parametrize('frames', [17, 29])
+@pytest.mark.parametrize('kind', ['extend', 'extend_back'])
+def test_a_refiner_is_given_the_context_of_the_base_model(home, kind, frames):
+  """At the same seconds; its picture and the base model's sound are cut at one place."""
+  film = dict(tag='@film', video_url=str(home / 'clip.mp4'), type=kind)
+  given = ask(prompt='@film goes on', ref_videos=(film,), frames=frames)
+  size = given.size(SYSTEM, TRAINED)
+  low = Low(size.frames, size.height, size.width)
+  large = dataclasses.replace(size, frames=2 * frames - 1, fps=16.0, samples=0, low=low)
+  one, two = given.row(SYSTEM, size), given.row(SYSTEM, large)
+  known = one.known[:, 0, 0]
+  np.testing.assert_array_equal(two.known[::2], one.known)
+  np.testing.assert_array_equal(two.frames[::2][known], one.frames[known])
+  joined = lambda row, size: given.joined(
+    pipeline.Clip('', row.frames, one.samples, None, {}), SYSTEM, size
+  )
+  first, second = joined(one, size), joined(two, large)
+  np.testing.assert_array_equal(second.frames[::2], first.frames)
+  if kind == 'extend':
+    np.testing.assert_array_equal(second.samples, first.samples)
+  else:  # The other's sound ends with its last frame.
+    np.testing.assert_array_equal(second.samples, first.samples[: len(second.samples)])
+    assert len(first.samples) - len(second.samples) == 500
+
+
 PICTURE = dict(tag='@a', image_urls=('a.png',))
 MOMENT = dict(image_url='a.png', time_stamp=1.0)
 
@@ -190,9 +242,17 @@ MOMENT = dict(image_url='a.png', time_stamp=1.0)
     (dict(prompt=' '), 'prompt: it is empty'),
     (dict(promt='x'), 'promt'),
     (dict(mode='turbo'), "mode: 'turbo' is not among fast, std, pro"),
+    (dict(seed=-1), 'seed: -1 is not in 0 to 4294967295'),
+    (dict(seed=2**32), 'seed: 4294967296 is not in'),
     (dict(duration=16), 'duration: 16'),
     (dict(duration=2), 'duration: 2'),
     (dict(duration=5, frames=81), 'frames: it says the same'),
+    (dict(fps=0.0), 'fps: 0 must be above 0'),
+    (dict(frames=0, seconds=-1.0), 'seconds: -1 must be 0 or above'),
+    (dict(frames=0, video='a.mp4'), 'frames: 0 is a new sound alone'),
+    (dict(frames=0, audio='a.wav'), 'frames: 0 is a new sound alone'),
+    (dict(sound=False, audio='a.wav'), 'sound: it is off, and `audio` is given'),
+    (dict(sound=False, video='a.mp4'), 'sound: with `video` and no mask'),
     (dict(resolution='8k'), "resolution: '8k' is not among 480p, 720p, 1080p"),
     (dict(aspect_ratio='2:1'), "aspect_ratio: '2:1'"),
     (dict(resolution='480p', height=32), 'height: height and width, or'),
@@ -237,6 +297,10 @@ MOMENT = dict(image_url='a.png', time_stamp=1.0)
         ref_images=(PICTURE,),
       ),
       'ref_videos: a clip that is extended',
+    ),
+    (
+      dict(prompt='@a', ref_videos=[dict(tag='@a', video_url='a', type='extend')], audio='a.wav'),
+      'audio: a clip that is extended has its own sound',
     ),
   ],
 )
@@ -293,6 +357,43 @@ def test_files_that_are_of_no_use_are_told_with_their_field(home):
     assert str(error.value).startswith(told)
     with pytest.raises(request.RequestError):
       given.size(SYSTEM, TRAINED)
+
+
+def test_a_file_without_a_length_is_told_where_that_matters(home, monkeypatch):
+  clip, probe = str(home / 'clip.mp4'), media.probe
+  monkeypatch.setattr(media, 'probe', lambda path: dataclasses.replace(probe(path), duration=0.0))
+  told = 'has no length that can be told; write it again'
+  film, voice = dict(tag='@a', video_url=clip), dict(tag='@a', audio_url=clip)
+  picture = dict(PICTURE, image_urls=[clip])
+  for field, fields in (
+    ('video', dict(video=clip)),
+    ('ref_videos[0].video_url', dict(ref_videos=[film])),
+    ('ref_videos[0].video_url', dict(ref_videos=[dict(film, type='extend')])),
+    ('ref_audios[0].audio_url', dict(ref_audios=[voice])),
+    ('ref_images[0].audio_url', dict(ref_images=[dict(picture, audio_url=clip)])),
+  ):
+    with pytest.raises(request.RequestError) as error:
+      ask(prompt='@a', **fields).check_files()
+    assert str(error.value) == f'{field}: {clip} {told}'
+  for fields in (dict(video=clip, frames=5), dict(audio=clip), dict(ref_images=[picture])):
+    ask(prompt='@a', **fields).check_files()
+
+
+@pytest.mark.parametrize('most, name', [(10, 'video'), (15, 'audio')])
+def test_a_reference_is_no_longer_than_it_may_be(home, monkeypatch, most, name):
+  clip, probe, lasts = str(home / 'clip.mp4'), media.probe, most + 0.05
+  monkeypatch.setattr(media, 'probe', lambda path: dataclasses.replace(probe(path), duration=lasts))
+  entry = {'tag': '@a', f'{name}_url': clip}
+  given = ask(prompt='@a', **{f'ref_{name}s': [entry]})
+  given.check_files()
+  lasts += 0.1
+  with pytest.raises(request.RequestError) as error:
+    given.check_files()
+  assert str(error.value) == (
+    f'ref_{name}s[0].{name}_url: {clip} lasts {lasts:.1f} s; {most} s at most, so cut it'
+  )
+  ask(prompt='@a', ref_videos=[dict(tag='@a', video_url=clip, type='extend')]).check_files()
+  ask(video=clip, audio=clip, mask_image=clip).check_files()
 
 
 def test_the_prompt_may_name_no_more_than_is_given():

@@ -10,6 +10,8 @@ from safetensors import numpy as safetensors
 from data_pipelines import media
 from data_pipelines import stills
 from sr4 import pipeline
+from sr4 import request
+from sr4 import sample as sample_verb
 from sr4.core import errors
 from sr4.flow import segments
 from sr4.models import system
@@ -112,6 +114,11 @@ def test_a_wrong_request_names_its_line_or_file(home, tmp_path, line, told):
   'arguments, told',
   [
     ([], 'no prompt'),
+    (['--prompt', 'x', '--seed', '-1'], '--seed=-1'),
+    (['--prompt', 'x', '--prompt', 'y', '--seed', '4294967295'], 'of 2 requests'),
+    (['--prompt', 'x', '--frames', '0', '--seconds', '1', '--sound', 'false'], 'is empty'),
+    (['--prompt', 'x', '--strength', '0.5'], '--strength is of a Refiner; give --refine'),
+    (['--prompt', 'x', '--refine_steps', '4'], '--refine_steps is of a Refiner'),
     (['--prompt', 'x', '--batch', '0'], '--batch=0'),
     (['--prompt', 'x', '--decode_tile', '6'], 'must be a multiple of 4'),
     (['--prompt', 'x', '--mask_image', 'x.png'], 'mask_image: it says what of `video` changes'),
@@ -128,6 +135,38 @@ def test_wrong_input_is_one_line(home, tmp_path, arguments, told):
   out = sample(home, tmp_path, *arguments, code=1)
   assert told in out
   assert out.startswith('sr4: ') and out.count('\n') == 1
+
+
+def test_a_config_may_say_nothing_of_sampling(tmp_path):
+  """Training does not ask for it."""
+  trained = dict(small_run.config(tmp_path))
+  del trained['sample']
+  ((_, _, sampling),) = sample_verb.batches(
+    [request.Request('a')], system.build(trained), trained, dict(shift=2.0), 8
+  )
+  assert sampling == pipeline.Config(shift=2.0)
+
+
+@pytest.mark.parametrize('flag', ['prompts', 'requests'])
+def test_each_prompt_is_checked_before_a_model_is_loaded(tmp_path, flag):
+  prompts = ['a red circle', '@image_1 jumps']
+  of = (lambda prompt: json.dumps(dict(prompt=prompt))) if flag == 'requests' else str
+  (tmp_path / 'asked').write_text('\n'.join(map(of, prompts)))
+  out = sample(tmp_path / 'none', tmp_path, f'--{flag}', tmp_path / 'asked', code=1)
+  assert 'names @image_1, but 0 of kind image are given' in out
+  assert ('asked, line 2: ' in out) == (flag == 'requests')
+
+
+@pytest.mark.parametrize('flag', ['prompts', 'requests'])
+def test_a_file_of_another_encoding_is_named(home, tmp_path, flag):
+  (tmp_path / 'latin').write_bytes('{"prompt": "ein gr\u00fcner Kreis"}\n'.encode('latin-1'))
+  out = sample(home, tmp_path, f'--{flag}', tmp_path / 'latin', code=1)
+  assert out.startswith(f'sr4: {tmp_path}/latin is not UTF-8 (') and out.count('\n') == 1
+
+
+def test_sound_is_true_or_false(home, tmp_path):
+  out = sample(home, tmp_path, '--prompt', 'x', '--sound', 'no', code=2)
+  assert "argument --sound: invalid boolean value: 'no'" in out
 
 
 def test_an_output_that_cannot_be_written(home, tmp_path):

@@ -15,6 +15,7 @@ from data_pipelines import tasks
 from sr4 import cli
 from sr4 import stablehlo
 from sr4.core import config as config_lib
+from sr4.core import errors
 from sr4.core import sharding
 from sr4.core import tree
 from sr4.core.av import AV
@@ -66,6 +67,13 @@ def test_one_program_has_the_bits_of_the_model_at_two_sizes(randomized, relative
       wanted = jax.jit(stablehlo.velocity(model))(flat, *args)
       for name, x in wanted.items():
         assert np.std(x) > 0.01 and relative(found[name], x) <= (2e-6 if size is odd else 0)
+
+
+def test_a_model_of_sounds_alone_has_no_program():
+  config = small_run.config('nowhere')
+  config.data.buckets = dict(sounds=dict(records=('sounds',), rows=4, frames=0, seconds=1.0))
+  with pytest.raises(errors.UserError, match='makes sounds alone.* --format diffusers'):
+    stablehlo.trained(system_lib.build(config), config_lib.to_json(config))
 
 
 def test_its_memory_does_not_grow_with_the_square_of_the_tokens(randomized):

@@ -52,6 +52,11 @@ class Given:
     """ValueError for what does not go together, or with this video codec and patch."""
     if not size.frames and not size.samples:
       raise ValueError('num_frames=0 and no sound; give one of them, and `seconds` of sound alone')
+    shown = self.video is not None or self.ref_video is not None or len(self.ref_images)
+    if not size.frames and (shown or self.stills(size)):
+      raise ValueError('num_frames=0 is a sound alone; leave out pictures and clips')
+    if size.frames == 1 and self.image is not None and self.last_image is not None:
+      raise ValueError('num_frames=1, and image and last_image are two frames; leave out one')
     if size.frames and (size.frames - 1) % codec.time_factor:
       raise ValueError(f'num_frames={size.frames} must be 1 + n * {codec.time_factor}, or 0')
     for name, side, step in (('height', size.height, patch[1]), ('width', size.width, patch[2])):
@@ -63,8 +68,9 @@ class Given:
     if self.video is not None and self.stills(size):
       raise ValueError('video, and image, last_image or mid_images too; give one or the other')
     for at in self.mid_images:
-      if not 0 < at < size.frames - 1:
-        raise ValueError(f'mid_images[{at}] must be a frame between 0 and {size.frames - 1}')
+      if not isinstance(at, (int, np.integer)) or not 0 < at < size.frames - 1:
+        last = size.frames - 1
+        raise ValueError(f'mid_images[{at}] must be a frame between 0 and {last}, as an int')
     if self.audio is not None and not size.samples:
       raise ValueError('audio, and sound=False; leave out one of them')
     most = 1 + (size.frames - 1) // codec.time_factor

@@ -122,6 +122,10 @@ class Sampler(diffusers.DiffusionPipeline):
       return guidance.untold(cond)
     text, valid = embeds or self.encode_prompt(prompt)
     rows = len(cond.text)
+    if len(text) not in (1, rows):
+      raise ValueError(
+        f'{len(text)} negative prompts for {rows} prompts; give one, or one for each'
+      )
     told = lambda x: x.expand(rows, *x.shape[1:]).to(cond.text.device)
     return dataclasses.replace(cond, text=told(text), text_valid=told(valid))
 

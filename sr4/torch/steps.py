@@ -39,8 +39,11 @@ def noise(rows: int, of: AV, generator: torch.Generator | None, given: AV | None
   """fp32 of these shapes, the generator's where none is given.
 
   Raises:
-    ValueError: what is given has other shapes.
+    ValueError: what is given has other shapes; or several generators.
   """
+  if not isinstance(generator, torch.Generator | None):
+    kind = type(generator).__name__
+    raise ValueError(f'generator is a {kind}; give one torch.Generator, which draws for all rows')
   device = generator.device if generator else 'cpu'
   draw = lambda shape: torch.randn(rows, *shape, generator=generator, device=device)
   given = given or AV(None, None)
