@@ -151,7 +151,9 @@ def parts() -> tuple[tuple[int, ...], int]:
   Hosts that `seq` or `tensor` spans hold the same, and a host's parts need not be neighbours: a
   mesh follows the wires of a slice.
   """
-  return ((0,), 1) if meshless() else parts_of(jax.sharding.get_mesh(), jax.process_index())
+  if meshless():
+    return (0,), 1
+  return parts_of(jax.sharding.get_mesh(), jax.local_devices()[0].process_index)
 
 
 @functools.lru_cache

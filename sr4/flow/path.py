@@ -36,8 +36,7 @@ class TimeConfig:
 
 def shifted(t, shift: float):
   """sigma' = s sigma / (1 + (s - 1) sigma) with sigma = 1 - t, in terms of t."""
-  sigma = 1 - t
-  return 1 - shift * sigma / (1 + (shift - 1) * sigma)
+  return t / (t + shift * (1 - t))  # Exact at both ends, which solvers take logarithms of.
 
 
 def sample_times(key: jax.Array, rows: int, config: AV, independent: float) -> AV:
