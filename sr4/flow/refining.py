@@ -38,7 +38,8 @@ def video(codec, size: Size, patch, latents: Latents, at=None, known=None) -> Se
     if at is not None:
       here = latents_at(at * stride(size), factor)[..., None] == jnp.arange(grid[0])  # [b k t]
       there = jnp.any(here, 1)[..., None, None, None]
-      each = jnp.einsum('bkt,bkhwc->bthwc', here.astype(jnp.float32), keyframes)
+      here = here.astype(jnp.float32)
+      each = jnp.einsum('bkt,bkhwc->bthwc', here, keyframes, precision='highest')
       share = jnp.where(jnp.arange(grid[0]) == 0, 1.0, 1 / factor)[:, None, None, None]
       latent, mask = jnp.where(there, each, latent), jnp.where(there, share, mask)
     if known is not None:

@@ -140,19 +140,25 @@ def video_reference(latents: jax.Array, patch, seconds_per_latent: float, valid)
     latents: [b t h w c], pictures and clips one after another, padded to one size.
     valid: bool [b t]: which there are; the others are seen by no one.
   """
-  rows, count = latents.shape[:2]
-  positions = video_positions(latents.shape[1:-1], patch, seconds_per_latent)
-  positions = positions.at[:, 0].add(-count * seconds_per_latent)  # t = -N_cond + i
-  seen = jnp.repeat(valid, positions.shape[0] // count, 1)
+
+  def places(valid):  # t = -N_cond + i, of those that there are.
+    grid = video_positions(latents.shape[1:-1], patch, seconds_per_latent)
+    each = lambda x: jnp.repeat(x, len(grid) // x.shape[1], 1)
+    index = jnp.cumsum(valid, 1) - 1 - jnp.sum(valid, 1, keepdims=True)
+    seconds = each(index * seconds_per_latent)[..., None]
+    sides = jnp.broadcast_to(grid[:, 1:], (*seconds.shape[:2], 2))
+    return jnp.concatenate([seconds, sides], -1), each(valid)
+
+  positions, seen = on_rows(places)(valid)
   mask = jnp.ones_like(latents[..., :1])
-  return Segment(latents, mask, over_rows(positions, rows), seen, generated=False)
+  return Segment(latents, mask, positions, seen, generated=False)
 
 
 def audio_reference(latents: jax.Array, rate: float, valid) -> Segment:
   """A reference sound before the audio tokens: latents [b l c], valid bool [b l]."""
-  rows, length, _ = latents.shape
-  positions = audio_positions(length, rate) - length / rate
-  return Segment(latents, None, over_rows(positions, rows), valid, generated=False)
+  count = jnp.sum(valid, 1)[:, None, None]
+  positions = over_rows(audio_positions(valid.shape[1], rate), len(valid)) - count / rate
+  return Segment(latents, None, positions, valid, generated=False)
 
 
 def unknown(codec, frames: int, height: int, width: int, rows: int):

@@ -26,13 +26,18 @@ class Past:
     self.kept.append(x)
 
 
-def in_parts(f: Callable[[jax.Array, Past], jax.Array], x: jax.Array, size: int) -> jax.Array:
+def in_parts(
+  f: Callable[[jax.Array, Past], jax.Array], x: jax.Array, size: int, unit: int = 1
+) -> jax.Array:
   """f(x, Past()), along axis 1: its first entry, then `size` at a time, in one program.
 
   A size that does not divide what follows the first entry is lowered to one that does.
+
+  Args:
+    unit: what f makes one entry of; a size is a multiple of it.
   """
   rest = x.shape[1] - 1
-  size = next((n for n in range(min(size, rest), 0, -1) if rest % n == 0), 0)
+  size = next((n for n in range(min(size, rest) // unit * unit, 0, -unit) if rest % n == 0), 0)
   if size in (0, rest):
     return f(x, Past())
   past = Past()

@@ -135,6 +135,20 @@ class System:
         'keyframes, reference_images and reference_frames belong to clips with frames, and this '
         'one has none; take them out'
       )
+    if reference_seconds and not size.samples:
+      raise config_lib.ConfigError(
+        f'reference_seconds={reference_seconds:g} belong to clips with sound, and this one has '
+        'none; take them out'
+      )
+    latents = fps / self.codecs.video.time_factor
+    if (
+      self.config.audio_rope_scale != 'seconds' and frames > 1 and latents != self.config.video_rate
+    ):
+      raise config_lib.ConfigError(
+        f'{latents:g} latents a second, and model.video_rate={self.config.video_rate:g}: with '
+        f'model.audio_rope_scale={self.config.audio_rope_scale!r} sound and picture would run '
+        "apart; make them the same, or take 'seconds'"
+      )
     return size
 
   def _check_grid(self, frames: int, height: int, width: int):

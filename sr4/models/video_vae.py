@@ -352,7 +352,7 @@ class VideoVAE(nnx.Module):
       x = cells(frames_lib.to_float(frames), c.patch).astype(c.dtype)
       return self.encoder(x, past).astype(jnp.float32)
 
-    return causal.in_parts(part, frames, c.chunk * self.time_factor)
+    return causal.in_parts(part, frames, c.chunk * self.time_factor, self.time_factor)
 
   def _decode(self, z: jax.Array) -> jax.Array:
     c = self.config

@@ -117,6 +117,11 @@ def run(
   """
   began = began or time.time()
   system, c = system_lib.build(config), Sections.of(config)
+  if c.step.sparsify and not system.config.sparse.tile:
+    raise errors.UserError(
+      f'step.sparsify={c.step.sparsify} is for sparse attention, and model.sparse.tile=() is '
+      'dense; give a tile, or leave it out'
+    )
   cache, past = compiled.use_cache(c.train.compile_cache), {'imports': time.time()}
   mesh = sharding.make_mesh(**dataclasses.asdict(c.mesh))
   past['tpu_init'] = time.time()
@@ -265,7 +270,7 @@ def update(c: Sections, size, state, given, clips):
   system, key, pace = given
   tx = optimizer.make(c.optimizer, pace)
   batch = conditioning.encode(system.codecs, size, system.config.patch, system.embedded(clips))
-  return step_lib.update(tx, c.flow, c.step, state, key, batch)
+  return step_lib.update(tx, c.flow, c.step, state, key, batch, c.optimizer.frozen)
 
 
 def check(row: dict | None, c: step_lib.Config):

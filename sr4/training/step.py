@@ -8,6 +8,7 @@ import optax
 
 from sr4.core import prng
 from sr4.core import sharding
+from sr4.core import tree
 from sr4.core.sharding import DP
 from sr4.core.sharding import P
 from sr4.flow import loss as flow_loss
@@ -36,18 +37,23 @@ class Config:
       )
 
 
-def update(tx, flow: flow_loss.Config, c: Config, state: State, root_key, batch):
+def update(tx, flow: flow_loss.Config, c: Config, state: State, root_key, batch, frozen=()):
   """(state, metrics) after one batch.
 
   A step whose loss or gradient is not finite, or whose gradient is a spike, changes nothing but the
   counters, and so the data and the random numbers move on.
   Metrics are fp32 scalars: loss, video, audio, grad_norm, skipped, skipped_in_a_row.
+
+  Args:
+    frozen: patterns of names that do not train (optimizer.Config): their gradient is no norm's.
   """
   key = prng.named(root_key, 'step', state.step)
   batch = sparsified(c, state.step, batch)
   weights = flow_loss.row_weights(batch.weights)
   parts = min(c.accumulate, len(batch.cond.text) // sharding.axis_size(*DP))
   (total, per), grads = accumulated(state.model, key, batch, weights, flow, parts)
+  still = tree.matching(grads, frozen)
+  grads = jax.tree.map(lambda g, still: jnp.zeros_like(g) if still else g, grads, still)
   norm = optax.tree.norm(grads)
   usual = state.guard.norm
   good = jnp.isfinite(total) & jnp.isfinite(norm) & ((usual == 0) | (norm < c.spike * usual))

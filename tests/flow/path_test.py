@@ -93,6 +93,13 @@ def test_shift_is_the_formula_in_sigma(shift):
   assert np.all((out[1:-1] < t[1:-1]) if shift > 1 else (out[1:-1] >= t[1:-1] - 1e-6))
 
 
+def test_any_shift_keeps_both_ends():
+  """Exactly: a solver takes the logarithm of a first time, and 0 is where noise is whole."""
+  shifts = jnp.arange(1, 1200) / 100
+  assert not jnp.any(jax.vmap(lambda s: path.shifted(jnp.float32(0), s))(shifts))
+  assert jnp.all(jax.vmap(lambda s: path.shifted(jnp.float32(1), s))(shifts) == 1)
+
+
 def test_shift_as_diffusers():
   theirs = FlowMatchEulerDiscreteScheduler(shift=3.0)
   sigmas = theirs.sigmas.numpy()  # 1000 of them, shifted; of 1, 0.999, ... 0.001

@@ -183,9 +183,13 @@ def test_references_fill_their_slots_and_the_rest_is_seen_by_no_one(relative):
   assert relative(video.known[0, 2:], clip[0]) < 1e-6
   np.testing.assert_array_equal(video.valid[0], True)
   np.testing.assert_array_equal(video.valid[1], np.repeat([True, False, False, False], 2))
-  np.testing.assert_allclose(np.unique(video.positions[..., 0]), [-2, -1.5, -1, -0.5])
+  seconds = np.where(video.valid, video.positions[..., 0], 0)
+  np.testing.assert_allclose(seconds[0], np.repeat([-2, -1.5, -1, -0.5], 2))
+  np.testing.assert_allclose(seconds[1], np.repeat([-0.5, 0, 0, 0], 2))  # As if it had one slot.
   assert audio.known.shape == (2, 4, 64) and not audio.generated
   np.testing.assert_array_equal(audio.valid, [[True] * 4, [True, True, False, False]])
+  seconds = np.where(audio.valid, audio.positions[..., 0], 0) * CODECS.audio.rate
+  np.testing.assert_allclose(seconds, [[-4, -3, -2, -1], [-2, -1, 0, 0]], rtol=1e-6)
 
 
 def test_a_latent_of_a_reference_is_there_if_its_frames_are():
@@ -201,8 +205,9 @@ def test_references_come_before_the_clip_in_time_and_keep_their_places():
   valid = jnp.array([[True, True, True], [True, False, False]])
   segment = segments.video_reference(latents, (1, 2, 2), 0.25, valid)
   assert not segment.generated and segment.positions.shape == (2, 3 * 2 * 3, 3)
-  seconds = np.asarray(segment.positions[0, :, 0]).reshape(3, 6)
-  np.testing.assert_allclose(seconds, np.repeat([[-0.75], [-0.5], [-0.25]], 6, 1))
+  seconds = np.asarray(segment.positions[..., 0]).reshape(2, 3, 6)
+  np.testing.assert_allclose(seconds[0], np.repeat([[-0.75], [-0.5], [-0.25]], 6, 1))
+  np.testing.assert_allclose(seconds[1, 0], -0.25)
   clip = segments.video_positions((3, 4, 6), (1, 2, 2), 0.25)
   np.testing.assert_array_equal(segment.positions[0, :, 1:], clip[:, 1:])
   np.testing.assert_array_equal(segment.valid[1], [True] * 6 + [False] * 12)

@@ -65,6 +65,19 @@ def test_sizes_that_do_not_divide_into_patches(height, width, words):
     assert word in str(error.value)
 
 
+def test_what_a_clip_cannot_have():
+  with pytest.raises(
+    config_lib.ConfigError, match='reference_seconds=1 belong to clips with sound'
+  ):
+    system.build(_config()).size(17, 32, 32, 16.0, sound=False, reference_seconds=1.0)
+  apart = _config()
+  apart['model']['audio_rope_scale'] = 'per_clip'
+  rate = system.build(apart).config.video_rate
+  assert system.build(apart).size(17, 32, 32, 4 * rate).fps == 4 * rate
+  with pytest.raises(config_lib.ConfigError, match='2 latents a second, and model.video_rate'):
+    system.build(apart).size(17, 32, 32, 8.0)
+
+
 @pytest.mark.parametrize(
   'changes, words',
   [

@@ -119,6 +119,9 @@ def test_parts_are_one_pass(fields, relative):
       parts = tree.from_flat(shapes(fields, 'float64', chunk=chunk), tree.to_flat(whole))
       assert relative(encode(parts, x), z) < 1e-6
       assert relative(decode(parts, z), y) < 1e-6
+    # 2 latents of the 3 after the first would be 8 of 12 frames, and 6 are no latents.
+    parts = tree.from_flat(shapes(fields, 'float64', chunk=2), tree.to_flat(whole))
+    assert relative(encode(parts, x[:, :13]), z[:, :4]) < 1e-6
 
 
 def test_is_causal_by_gradient():

@@ -112,6 +112,7 @@ def test_another_seed_ends_elsewhere(home, uninterrupted):
     (['--config.train.keep=0'], 'train.keep=0 must be 1 or more'),
     (['--config.step.accumulate=0'], 'step.accumulate=0 must be 1 or more'),
     (['--config.preview.every=6', '--config.preview.prompts=()'], 'without preview.prompts'),
+    (['--config.step.sparsify=0.1'], 'model.sparse.tile=() is dense'),
     (['--config.optimizer.clip=0'], 'optimizer.clip=0.0 must be above 0'),
     (['--config.train.profile=(5,0)'], 'profile=(5, 0) is (a step or 0, 1 step or more)'),
     (['--config.train.compile_cache=/dev/null/xla'], 'compiled programs cannot be kept there'),

@@ -272,6 +272,14 @@ def test_frozen_names_do_not_move_and_have_no_state():
     assert {name for name in one if one[name] != two[name]} == {'layer.kernel', 'layer.bias'}
 
 
+def test_what_is_frozen_has_no_part_in_the_norm():
+  """Both parts have one gradient: without one of them the norm is less by the root of 2."""
+  state, update = _toy(optax.sgd(0.05))
+  of = lambda **fields: float(plain(state, KEY, _toy_batch(), **fields)[1]['grad_norm'])
+  plain = functools.partial(step_lib.update, optax.sgd(0.05), FLOW, step_lib.Config())
+  np.testing.assert_allclose(of(), 2**0.5 * of(frozen=(r'^other\.',)), rtol=1e-6)
+
+
 def test_weight_decay_is_for_kernels_alone():
   """Without a gradient, decay alone moves weights: by rate * decay * weight, and no bias."""
   tx = optimizer.make(optimizer.Config(learning_rate=1e-2, warmup=0, weight_decay=0.5))
