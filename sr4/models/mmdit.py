@@ -121,7 +121,14 @@ class Trunk(nnx.Module):
     self.text_mod = modulation.projection(6, d, rngs=rngs)
     self.head_table = modulation.table(2, d)
     self.head_mod = modulation.projection(2, d, rngs=rngs)
-    self.head = make('bsd,dc->bsc', (d, channels_out), (FSDP, None), dtype='float32', zero=True)
+    self.head = make(
+      'bsd,dc->bsc',
+      (d, channels_out),
+      (FSDP, None),
+      dtype='float32',
+      zero=True,
+      precision='highest',
+    )
 
   def read_prompt(self, text):
     return self.text_out(jax.nn.gelu(self.text_in(text), approximate=True))

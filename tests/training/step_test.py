@@ -274,7 +274,7 @@ def test_frozen_names_do_not_move_and_have_no_state():
 
 def test_what_is_frozen_has_no_part_in_the_norm():
   """Both parts have one gradient: without one of them the norm is less by the root of 2."""
-  state, update = _toy(optax.sgd(0.05))
+  state, _ = _toy(optax.sgd(0.05))
   of = lambda **fields: float(plain(state, KEY, _toy_batch(), **fields)[1]['grad_norm'])
   plain = functools.partial(step_lib.update, optax.sgd(0.05), FLOW, step_lib.Config())
   np.testing.assert_allclose(of(), 2**0.5 * of(frozen=(r'^other\.',)), rtol=1e-6)
