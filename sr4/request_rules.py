@@ -56,6 +56,8 @@ def problems(asked):
     yield 'frames', '0 is a new sound alone; leave it out, or `video` and `audio`'
   if asked.sound is False and asked.audio:
     yield 'sound', 'it is off, and `audio` is given; leave one of them out'
+  if asked.sound is False and asked.voices:
+    yield 'sound', 'it is off, and a reference sound is given; leave one of them out'
   if asked.sound is False and asked.whole_video:
     yield 'sound', 'with `video` and no mask its sound is made; give a mask, or leave this out'
   yield from of_masks(asked)

@@ -284,6 +284,10 @@ MOMENT = dict(image_url='a.png', time_stamp=1.0)
       dict(prompt='@a @b', ref_audios=[dict(tag=t, audio_url='a.wav') for t in ('@a', '@b')]),
       'ref_audios: one reference sound',
     ),
+    (
+      dict(prompt='@a', sound=False, ref_audios=[dict(tag='@a', audio_url='a.wav')]),
+      'sound: it is off, and a reference sound',
+    ),
     (dict(mask_image='a.png'), 'mask_image: it says what of `video` changes'),
     (dict(video='a.mp4', mask_image='a.png', mask_video='b.mp4'), 'mask_image: mask_video says'),
     (dict(video='a.mp4', audio='a.wav'), 'audio: with `video` and no mask'),
