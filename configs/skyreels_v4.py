@@ -229,6 +229,7 @@ STAGES = dict(
     seconds=(5, 15),
     image_tasks={'t2i': 930, 'inpaint': 70},
     clip_tasks={'t2v': 190, 'i2v': 70, 'extend': 70, 'edit': 70},
+    references={'image_ref': 0.1, 'video_ref': 0.1},  # As `sft2`, of what it can see.
     refine=True,
   ),
 )
@@ -359,6 +360,17 @@ def buckets(stage: Stage, scale: Scale):
     yield name, dict(records=(folder,), rows=rows, weight=weight, fps=float(FPS)) | fields
 
 
+def refined(shape: dict) -> dict:
+  """A bucket of the Refiner's, for clips of this shape: from half as large at half the rate, with a
+  keyframe a second, as the base model makes them."""
+  frames, twice = shape['frames'], lambda frames: 2 * frames - 1
+  low = dict(frames=frames, height=shape['height'] // 2, width=shape['width'] // 2)
+  fast = dict(frames=twice(frames), fps=2.0 * FPS, low=low | dict(keyframes=(frames - 1) // FPS))
+  if 'reference_frames' in shape:
+    fast['reference_frames'] = twice(shape['reference_frames'])
+  return shape | fast
+
+
 def shapes(stage: Stage, scale: Scale):
   """(kind of records, millions of samples, shape and tasks) of each bucket."""
   sound = AUDIO not in stage.frozen and not stage.refine
@@ -379,17 +391,17 @@ def shapes(stage: Stage, scale: Scale):
       if resolution in stage.keyframed:
         shape |= dict(height=height // 2, width=width // 2, keyframe_scale=2)
         shape |= dict(keyframes=(shape['frames'] - 1) // FPS)
-      if stage.refine:  # A keyframe a second, as the base model makes them.
-        low, fast = shape | dict(keyframes=(shape['frames'] - 1) // FPS), 2 * shape['frames'] - 1
-        low |= dict(height=height // 2, width=width // 2)
-        low = {k: low[k] for k in ('frames', 'height', 'width', 'keyframes')}
-        shape |= dict(frames=fast, fps=2.0 * FPS, low=low)
+      if stage.refine:
+        shape = refined(shape)
       share = plain / len(resolutions) / len(lengths)
       yield 'clips', share, dict(shape, tasks=stage.clip_tasks)
   for task, share in stage.references.items():
     height, width = scale.clips[stage.resolutions[0]]
     shape = dict(frames=scale.frames[stage.seconds[0]], height=height, width=width, sound=sound)
-    yield task, stage.clips * share, dict(shape, tasks={task: 1.0}, **scale.slots[task])
+    shape |= scale.slots[task]
+    if stage.refine:
+      shape = refined(shape)
+    yield task, stage.clips * share, dict(shape, tasks={task: 1.0})
   for seconds in lengths:
     shape = dict(frames=0, seconds=float((scale.frames[seconds] - 1) // FPS))
     yield 'sounds', stage.sounds / len(lengths), shape

@@ -40,7 +40,9 @@ def _config(root, stage):
   }
   overrides = [f'{key}={value}' for key, value in changes.items()]
   config = config_lib.load(f'{PROGRAM}:{stage},debug,world', overrides)
-  if stage.startswith('sft'):  # video6 has pictures and clips to refer to, and programs cost.
+  if stage.startswith(
+    ('sft', 'refiner')
+  ):  # video6 has pictures and clips to refer to, and programs cost.
     for name in [*config.data.buckets]:
       if name.startswith(('image_ref', 'video_ref')):
         del config.data.buckets[name]
@@ -113,6 +115,7 @@ def test_the_shares_of_table_1():
     ('video3', {'inpaint': 0.05, 'i2v': 0.05, 'extend': 0.05, 'edit': 0.05}),
     ('video6', {'image_ref': 0.2, 'video_ref': 0.2, 't2v': 0.6}),
     ('sft1', {'t2av': 0.8}),
+    ('refiner', {'image_ref': 0.05, 'video_ref': 0.05, 't2v': 0.4 * 0.475}),
   ):
     config, rows = skyreels_v4.get_config(stage), collections.Counter()
     for bucket in config.data.buckets.values():
