@@ -121,14 +121,7 @@ class Trunk(nnx.Module):
     self.text_mod = modulation.projection(6, d, rngs=rngs)
     self.head_table = modulation.table(2, d)
     self.head_mod = modulation.projection(2, d, rngs=rngs)
-    self.head = make(
-      'bsd,dc->bsc',
-      (d, channels_out),
-      (FSDP, None),
-      dtype='float32',
-      zero=True,
-      precision='highest',
-    )
+    self.head = make('bsd,dc->bsc', (d, channels_out), (FSDP, None), dtype='float32', zero=True)
 
   def read_prompt(self, text):
     return self.text_out(jax.nn.gelu(self.text_in(text), approximate=True))

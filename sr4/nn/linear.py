@@ -19,14 +19,9 @@ class Linear(nnx.Module):
 
   The product takes the kernel as it lies, and what is turned to the output's order is the small
   result: an einsum would turn the kernel, which on the CPU is a copy of it at every step.
-
-  Args:
-    precision: of jax.lax.Precision; an accelerator multiplies fp32 in bf16 where it is None.
   """
 
-  def __init__(
-    self, eqn: str, shape, spec, *, dtype, rngs: nnx.Rngs, zero: bool = False, precision=None
-  ):
+  def __init__(self, eqn: str, shape, spec, *, dtype, rngs: nnx.Rngs, zero: bool = False):
     operands, out = eqn.split('->')
     inputs, kernel = operands.split(',')
     size, layout = dict(zip(kernel, shape)), dict(zip(kernel, spec))
@@ -39,7 +34,7 @@ class Linear(nnx.Module):
     self.kernel = nnx.Param(jnp.zeros_like(draw) if zero else draw)
     self.bias = nnx.Param(jnp.zeros([size[axis] for axis in kept], out_sharding=P(*bias_spec)))
     self.scale = None
-    self.eqn, self.dtype, self.precision = eqn, dtype, precision
+    self.eqn, self.dtype = eqn, dtype
     self.summed = tuple(tuple(axes.index(axis) for axis in summed) for axes in (inputs, kernel))
     # A product has the input's axes and then the kernel's; turned, it has those of the output.
     product = [axis for axis in inputs if axis not in summed] + kept
@@ -53,11 +48,7 @@ class Linear(nnx.Module):
     with jax.named_scope(self.eqn):
       no_batch = (), ()
       y = jax.lax.dot_general(
-        x.astype(self.dtype),
-        kernel,
-        (self.summed, no_batch),
-        precision=self.precision,
-        out_sharding=out,
+        x.astype(self.dtype), kernel, (self.summed, no_batch), out_sharding=out
       )
     if self.scale is not None:
       y = y * self.scale[...].astype(self.dtype)

@@ -16,7 +16,7 @@ class TimeEmbedding(nnx.Module):
 
   def __init__(self, width: int, *, rngs: nnx.Rngs):
     make = lambda size, spec: linear.Linear(
-      'bx,xd->bd', (size, width), spec, dtype='float32', rngs=rngs, precision='highest'
+      'bx,xd->bd', (size, width), spec, dtype='float32', rngs=rngs
     )
     self.up, self.out = make(256, (None, FSDP)), make(width, (FSDP, None))
 
@@ -27,13 +27,7 @@ class TimeEmbedding(nnx.Module):
 def projection(rows: int, width: int, *, rngs: nnx.Rngs) -> linear.Linear:
   """silu(time) [b d] -> [rows b d], zero at first, so that every gate starts closed."""
   return linear.Linear(
-    'bd,dxe->xbe',
-    (width, rows, width),
-    (FSDP, None, None),
-    dtype='float32',
-    rngs=rngs,
-    zero=True,
-    precision='highest',
+    'bd,dxe->xbe', (width, rows, width), (FSDP, None, None), dtype='float32', rngs=rngs, zero=True
   )
 
 

@@ -274,28 +274,10 @@ def test_remat_does_not_change_the_gradient(model, relative):
       assert relative(gradients[name], expected[name]) < 1e-5, name
 
 
-def _equations(jaxpr):
-  """With those of the programs inside."""
-  for eqn in jaxpr.eqns:
-    yield eqn
-    inner = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, 'eqns'))
-    for x in inner:
-      if isinstance(x := getattr(x, 'jaxpr', x), type(jaxpr)):
-        yield from _equations(x)
-
-
 def test_keeps_its_dtype_bargain():
-  """bfloat16 inside, fp32 parameters and velocities; products in fp32 are so on any device."""
+  """bfloat16 inside, fp32 parameters and velocities."""
   config = dataclasses.replace(CONFIG, dtype='bfloat16')
   shapes = jax.eval_shape(lambda: mmdit.MMDiT(config, rngs=nnx.Rngs(0)))
   assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype('float32')}
   out = jax.eval_shape(lambda m, *args: m(*args), shapes, *sharding.rows(_call()))
   assert {v.dtype for v in jax.tree.leaves(out)} == {jnp.dtype('float32')}
-  program = jax.make_jaxpr(lambda m, *args: m(*args))(shapes, *sharding.rows(_call()))
-  exact = [
-    eqn.params['precision'] == (jax.lax.Precision.HIGHEST,) * 2
-    for eqn in _equations(program.jaxpr)
-    if eqn.primitive.name == 'dot_general'
-    and {v.aval.dtype.name for v in eqn.invars} == {'float32'}
-  ]
-  assert len(exact) > 10 and all(exact)
