@@ -204,6 +204,11 @@ class System:
     heard = [n for n in (size.samples, size.reference_samples) if n]
     return AV(count, sum(map(audio.latent_length, heard)))
 
+  def shown(self, size: Size) -> int:
+    """Of the video's tokens, those of references."""
+    bare = dataclasses.replace(size, reference_images=0, reference_frames=0)
+    return self.tokens(size).video - self.tokens(bare).video
+
 
 def blacks(sizes) -> list[tuple[int, int, int]]:
   """(frames, height, width) of all that may be unknown in clips of these Sizes."""

@@ -114,7 +114,7 @@ def row(
     fits=fits,
     hbm_gib=dataclasses.asdict(Memory(*found.arrays, saved, rest, total, capacity, host)),
     code_gib=found.code,
-    flops={'model': 3 * rows * flops.forward(system.config, tokens, text)},
+    flops={'model': 3 * rows * flops.forward(system.config, tokens, text, system.shown(size))},
   )
   told |= speeds(found, fits, told, mesh, topology, assumed)
   return told | {'compile_seconds': found.seconds}

@@ -9,8 +9,12 @@ from sr4.core.av import AV
 from sr4.models import mmdit
 
 
-def forward(c: mmdit.Config, tokens: AV, text: int) -> float:
-  """Of one row with these tokens in each branch (0: the branch is not there) and text tokens."""
+def forward(c: mmdit.Config, tokens: AV, text: int, shown: int = 0) -> float:
+  """Of one row with these tokens in each branch (0: the branch is not there) and text tokens.
+
+  Args:
+    shown: of the video's tokens, those of references: sparse attention leaves out none of them.
+  """
   layers, d, f = c.dual_layers + c.single_layers, c.width, c.mlp_ratio * c.width
   total, both = 0, all(tokens)
   patch = c.patch[0] * c.patch[1] * c.patch[2]
@@ -22,7 +26,7 @@ def forward(c: mmdit.Config, tokens: AV, text: int) -> float:
     joint = stream * (2 * 4 * d * d + 2 * 2 * d * f) + 2 * 2 * stream * stream * d
     cross = 0
     if i == 0:  # Video reads the prompt.
-      cross += attention(s, text, d) + sparse(c, s, text)
+      cross += attention(s, text, d) + sparse(c, s, text, shown)
     if both:
       cross += attention(s, tokens[1 - i], d)
     read = 2 * text * (c.text_width * d + d * d)
@@ -31,7 +35,7 @@ def forward(c: mmdit.Config, tokens: AV, text: int) -> float:
   return total
 
 
-def sparse(c: mmdit.Config, s: int, text: int) -> float:
+def sparse(c: mmdit.Config, s: int, text: int, shown: int) -> float:
   """What a layer's sparse attention adds to dense attention, in the mean of the layers: less than
   nothing, as far as tiles are left out; gates and the attention of means are more."""
   if not c.sparse.tile:
@@ -39,7 +43,7 @@ def sparse(c: mmdit.Config, s: int, text: int) -> float:
   d, layers = c.width, c.dual_layers + c.single_layers
   left = c.sparse.sparsity * (1 - len(set(c.sparse.dense_layers)) / layers)
   tiles = (s + text) / c.sparse.size
-  return 2 * s * d * d + 2 * 2 * tiles * tiles * d - left * 2 * 2 * s * s * d
+  return 2 * s * d * d + 2 * 2 * tiles * tiles * d - left * 2 * 2 * (s - shown) ** 2 * d
 
 
 def attention(queries: int, keys: int, d: int) -> int:

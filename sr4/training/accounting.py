@@ -43,7 +43,7 @@ def work(system: system_lib.System, size, clips) -> Work:
   tokens = system.tokens(size)
   rate = system.codecs.audio.sample_rate
   seconds = size.frames / size.fps if size.frames else size.samples / rate
-  one = flops.forward(system.config, tokens, text)
+  one = flops.forward(system.config, tokens, text, system.shown(size))
   return Work(rows, rows * sum(tokens), rows * seconds, 3 * rows * one)
 
 

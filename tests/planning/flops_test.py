@@ -74,11 +74,12 @@ def test_sparse_attention_is_counted_as_it_is_done():
   """Of 20,000 tokens the tiles that are read, the gates, and the attention of means."""
   dense = system_lib.build(CONFIG).config
   tokens, d, layers = AV(20_000, 0), dense.width, 2
-  count = lambda **fields: (
-    flops.forward(dataclasses.replace(dense, sparse=vsa.Config(tile=(128,), **fields)), tokens, 480)
-    - flops.forward(dense, tokens, 480)
+  sparse = lambda fields: dataclasses.replace(dense, sparse=vsa.Config(tile=(128,), **fields))
+  count = lambda shown=0, **fields: (
+    flops.forward(sparse(fields), tokens, 480, shown) - flops.forward(dense, tokens, 480)
   )
   more = layers * (2 * 20_000 * d**2 + 4 * 160**2 * d)
   assert count(sparsity=0.0) == more
   assert count(sparsity=0.75) == more - layers * 0.75 * 4 * 20_000**2 * d
   assert count(sparsity=0.75, dense_layers=(1,)) == more - 0.75 * 4 * 20_000**2 * d
+  assert count(sparsity=0.75, shown=8_000) == more - layers * 0.75 * 4 * 12_000**2 * d
