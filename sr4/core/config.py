@@ -42,8 +42,8 @@ def load(spec: str, overrides: typing.Sequence[str] = ()) -> ml_collections.Conf
   return config
 
 
+# Sections that a config may leave to their defaults; the command line may begin them.
 OPTIONAL = ('flow', 'optimizer', 'step', 'init', 'validate', 'preview', 'sample', 'mesh')
-# Sections that a config may leave to their defaults.
 
 
 def _override(config, text: str):

@@ -133,9 +133,9 @@ def rows(tree):
   layout, (mine, of) = jax.NamedSharding(jax.sharding.get_mesh(), ROWS), parts()
 
   def place(x):
-    size = len(x) // len(mine)
+    size = len(x) // len(mine)  # rows of a part
 
-    def piece(index):
+    def piece(index):  # Rows of the whole batch that a device holds; x has those of `mine` alone.
       asked = range(size * of)[index[0]]
       start = mine.index(asked.start // size) * size + asked.start % size
       return x[start : start + len(asked)]
