@@ -23,6 +23,14 @@ from sr4.training import validation
 
 STEPS = 30
 PROGRAM = str(pathlib.Path(skyreels_v4.__file__))
+# Buckets like those of a stage before, or of the same with another size: each is a program.
+ELSEWHERE = dict(
+  video4='images',
+  video5='images',
+  sft1='image_ref|video_ref|clips-17x32x32',
+  sft2='image_ref|video_ref|clips-17x32x32',
+  refiner='image_ref|video_ref|images',
+)
 
 
 def _config(root, stage):
@@ -40,12 +48,9 @@ def _config(root, stage):
   }
   overrides = [f'{key}={value}' for key, value in changes.items()]
   config = config_lib.load(f'{PROGRAM}:{stage},debug,world', overrides)
-  if stage.startswith(
-    ('sft', 'refiner')
-  ):  # video6 has pictures and clips to refer to, and programs cost.
-    for name in [*config.data.buckets]:
-      if name.startswith(('image_ref', 'video_ref')):
-        del config.data.buckets[name]
+  for name in [*config.data.buckets]:
+    if stage in ELSEWHERE and re.match(ELSEWHERE[stage], name):
+      del config.data.buckets[name]
   return config
 
 

@@ -102,5 +102,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_was_tried(tmp_path):
   ],
 )
 def test_wrong_input(arguments, told):
-  out = small_run.finish(plan('--config', f'{STAGES}:joint,debug,world', *arguments), code=1)
-  assert told in out and 'Traceback' not in out
+  pytest.importorskip('libtpu')
+  assert told in small_run.run(
+    'plan', '--config', f'{STAGES}:joint,debug,world', *arguments, code=1
+  )

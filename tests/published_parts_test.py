@@ -41,11 +41,8 @@ def test_it_trains(home):
 
 def test_a_prompt_becomes_a_clip_with_sound(home, tmp_path):
   path, config = home
-  small_run.finish(
-    small_run.start(
-      'sample', '--checkpoint', path / 'checkpoints', '--out', tmp_path, '--prompt', 'a red circle'
-    )
-  )
+  asked = ('--checkpoint', path / 'checkpoints', '--out', tmp_path, '--prompt', 'a red circle')
+  small_run.run('sample', *asked)
   assert sorted(os.listdir(tmp_path)) == ['clip-000.mp4', 'clip-000.safetensors']
   clip = media.read(
     tmp_path / 'clip-000.mp4', height=16, width=16, fps=8, frames=5, sample_rate=8000, channels=1

@@ -6,7 +6,6 @@ import time
 
 import jax
 import numpy as np
-import tensorboardX
 import tqdm
 
 from sr4.core import files
@@ -22,6 +21,8 @@ class Metrics:
   def __init__(self, workdir: str, total: int, start: int, every: int, progress: bool = True):
     self.writes = jax.process_index() == 0
     if self.writes:
+      import tensorboardX  # It imports torch where there is one: half of a start's time.
+
       os.makedirs(workdir, exist_ok=True)
       self.path = os.path.join(workdir, 'metrics.jsonl')
       drop_after(self.path, start)

@@ -31,8 +31,12 @@ def home(tmp_path_factory):
   return path
 
 
+def told(home, workdir, *overrides):
+  return ('train', '--config', home / 'config.py', '--workdir', workdir, *overrides)
+
+
 def train(home, workdir, *overrides):
-  return small_run.start('train', '--config', home / 'config.py', '--workdir', workdir, *overrides)
+  return small_run.start(*told(home, workdir, *overrides))
 
 
 def saved_digests(workdir) -> dict:
@@ -94,7 +98,7 @@ def test_sigusr1_traces_sigterm_saves_and_exits_0_and_the_rest_follows(home):
 
 def test_another_seed_ends_elsewhere(home, uninterrupted):
   workdir = home / 'seed'
-  small_run.finish(train(home, workdir, '--config.train.seed=1'))
+  small_run.run(*told(home, workdir, '--config.train.seed=1'))
   assert saved_digests(workdir) != uninterrupted
 
 
@@ -269,4 +273,4 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(home, disk):
   assert out.splitlines()[-1].startswith('sr4: ') and 'no space left on device' in out
   assert 'Traceback' not in out
   subprocess.run(['mount', '-o', 'remount,size=200m', disk], check=True)
-  small_run.finish(train(home, disk / 'run'))
+  small_run.run(*told(home, disk / 'run'))
