@@ -113,10 +113,16 @@ def local(tiles: Tiles, q, k, v, gate, valid, asked, chooses, sparsity) -> jax.A
   there = jnp.any(valid.reshape(len(valid), -1, size), -1)
   scores, coarse = coarsely(*pooled, there)
   mask = select(jax.lax.stop_gradient(scores), chooses, chosen, there, sparsity)
-  reads = len(chosen) - tiles.config.sparsity * sum(tiles.choosing)
-  fine = block_sparse.attend(q, k, v, valid, mask, reads).astype(jnp.float32)
+  fine = block_sparse.attend(q, k, v, valid, mask, reads(tiles, len(chosen))).astype(jnp.float32)
   gate = jnp.where(jnp.repeat(chooses, size)[:, None, None], gate, 0).astype(jnp.float32)
   return (fine + gate * jnp.repeat(coarse, size, 1)).astype(v.dtype)[:, :length]
+
+
+def reads(tiles: Tiles, count: int) -> float:
+  """Tiles that one of `count` reads, in the mean: those that choose leave out a share of those
+  that may be chosen."""
+  choosing = sum(tiles.choosing)
+  return count - tiles.config.sparsity * choosing * choosing / count
 
 
 def mean(x, valid, size: int) -> jax.Array:
