@@ -16,31 +16,23 @@ Media are files.  A request is one of:
 
 from collections.abc import Mapping
 import dataclasses
+import itertools
 import math
 
-import numpy as np
-
 from data_pipelines import media
-from data_pipelines import stills
 from data_pipelines.tasks import Row
 from sr4 import extension as extension_lib
 from sr4 import pipeline
+from sr4 import request_media
 from sr4 import request_rules
 from sr4.core import captions
-from sr4.core import errors
 from sr4.core.av import AV
 from sr4.core.batch import Size
-from sr4.flow import segments
 
 SAMPLING = (
   *('num_inference_steps', 'video_guidance_scale', 'audio_guidance_scale', 'modality_scale'),
   *('reference_scale', 'shift', 'audio_shift'),
 )
-WHITE = 128  # of 255: from here on a mask is white
-
-
-class RequestError(errors.UserError):
-  """A request that breaks a rule; begins with the field's name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +103,7 @@ class Request:
 
   def __post_init__(self):
     for field, problem in request_rules.problems(self):
-      raise RequestError(f'{field}: {problem}')
+      raise request_rules.RequestError(f'{field}: {problem}')
 
   def check_files(self):
     """Reads the headers of all media.
@@ -120,7 +112,7 @@ class Request:
       RequestError: of a file that is not there, is no media, or has no picture or no sound.
     """
     for field, problem in request_rules.of_files(self):
-      raise RequestError(f'{field}: {problem}')
+      raise request_rules.RequestError(f'{field}: {problem}')
 
   @property
   def extension(self) -> extension_lib.Extension | None:
@@ -159,10 +151,11 @@ class Request:
     return bool(self.video and not self.mask_video and not self.mask_image)
 
   @property
-  def voices(self) -> list[str]:
-    """Files of reference sounds."""
-    voices = [entry.audio_url for entry in self.ref_images if entry.audio_url]
-    return voices + [entry.audio_url for entry in self.ref_audios]
+  def voices(self) -> list[tuple[str, str]]:
+    """(field, file) of each reference sound."""
+    found = [(f'ref_images[{i}]', entry) for i, entry in enumerate(self.ref_images)]
+    found += [(f'ref_audios[{i}]', entry) for i, entry in enumerate(self.ref_audios)]
+    return [(f'{name}.audio_url', entry.audio_url) for name, entry in found if entry.audio_url]
 
   def kinds(self) -> tuple:
     """What it gives: requests that give the same kinds can be made by one program."""
@@ -185,13 +178,12 @@ class Request:
     """What is made: as trained, but for what is asked.
 
     Raises:
-      RequestError: as check_files; or of a picture, which the model does not make.
+      RequestError: as check_files; or of a picture or a sound, which the model does not make.
     """
     self.check_files()
     usual, changes = pipeline.size_of(system, trained), {}
-    if not usual.frames and (self.frames or self.video):
-      field = 'frames' if self.frames else 'video'
-      raise RequestError(f'{field}: the model makes sounds alone; leave it out')
+    for field, problem in request_rules.of_model(self, usual.frames > 0, system.config.audio):
+      raise request_rules.RequestError(f'{field}: {problem}')
     for name in ('frames', 'fps', 'sound', 'seconds'):
       if getattr(self, name) is not None:
         changes[name] = getattr(self, name)
@@ -212,13 +204,13 @@ class Request:
       changes['keyframes'] = 0
     if self.frames == 1 and self.sound is None and not self.audio and not self.whole_video:
       changes['sound'] = False
-    if images := self._pictures():
-      changes['reference_images'] = len(images)
+    if images := sum(request_media.counts(self)):
+      changes['reference_images'] = images
     if like:
       lasts = min(media.probe(source).duration, request_rules.CLIP_SECONDS)
       changes['reference_frames'] = whole(lasts - 1 / fps)
-    if voices := self.voices:
-      changes['reference_seconds'] = min(media.probe(voices[0]).duration, request_rules.SECONDS)
+    for _, path in self.voices:
+      changes['reference_seconds'] = min(media.probe(path).duration, request_rules.SECONDS)
     return pipeline.size_of(system, trained, **changes)
 
   def _sides(self, system, usual: Size) -> dict:
@@ -255,133 +247,9 @@ class Request:
     """What is given of a clip of this size.
 
     Raises:
-      MediaError: a file that is broken, or shorter than the clip.
+      RequestError: a file that is broken, or shorter than the clip.
     """
-    frames = known = keyframes = at = samples = heard = None
-    if shown := self._shown(system, size):
-      frames, known = shown(size.height, size.width)
-    if size.keyframes:
-      at = np.array(pipeline.keyframes_at(system, size), np.int32)
-      if shown:
-        keyframes = shown(*segments.keyframe_sides(size))[0][at]
-    if self.audio and size.samples:
-      samples = self._sound(system, self.audio, size.samples)
-    clean = AV(frames is not None and known is None, samples is not None)
-    if (extension := self.extension) and size.samples:
-      source = extension.source(system, size, size.height, size.width)
-      samples, heard = extension.heard(source, size, known[:, 0, 0])
-    return Row(
-      frames,
-      samples,
-      known,
-      heard,
-      clean=clean,
-      keyframes=keyframes,
-      at=at,
-      caption=self.caption(),
-      **self._references(system, size),
-    )
-
-  def _shown(self, system, size: Size):
-    """(height, width) -> (frames uint8 [T height width 3], which of them are known, or None)."""
-    stills_at = self._moments(size)
-    if stills_at:
-
-      def shown(height: int, width: int):
-        frames = np.zeros((size.frames, height, width, 3), np.uint8)
-        for place, path in stills_at.items():
-          frames[place] = media.read_image(path, height, width)
-        known = np.isin(np.arange(size.frames), list(stills_at))
-        return frames, known[:, None, None]
-
-      return shown
-    if extension := self.extension:
-      known = extension.known(size, system.codecs.video.time_factor)
-
-      def shown(height: int, width: int):
-        source = extension.source(system, size, height, width)
-        return extension.shown(source, known), known[:, None, None]
-
-      return shown
-    if not self.video:
-      return None
-
-    def shown(height: int, width: int):
-      sound = dict(sample_rate=system.codecs.audio.sample_rate, channels=1)
-      like = dict(height=height, width=width, fps=size.fps, frames=size.frames, **sound)
-      frames, known = media.read(self.video, **like).frames, None
-      if self.mask_video:
-        known = media.read(self.mask_video, **like, nearest=True).frames[..., 0] < WHITE
-      elif self.mask_image:
-        white = media.read_image(self.mask_image, height, width, nearest=True)[..., 0] >= WHITE
-        known = np.broadcast_to(~white, frames.shape[:3])
-      if known is not None and known.all():
-        name = 'mask_video' if self.mask_video else 'mask_image'
-        raise RequestError(f'{name}: nothing in it is white, so nothing would change')
-      return frames, known
-
-    return shown
-
-  def _moments(self, size: Size) -> dict[int, str]:
-    """{frame: picture} of first, mid and end frames."""
-    if self.images and size.frames < 2:
-      raise RequestError(f'frames: given frames are of a clip, and {size.frames} are made')
-    last, mids = size.frames - 1, self.mid_frame_images
-    found = {0: self.first_frame_image, last: self.end_frame_image}
-    for i, frame in enumerate(mids):
-      spread = (i + 1) / (len(mids) + 1) * last / size.fps
-      seconds = spread if frame.time_stamp == -1 else frame.time_stamp
-      place = round(seconds * size.fps)
-      if not 0 < place < last or place in found:
-        raise RequestError(
-          f'mid_frame_images[{i}].time_stamp: at {seconds:g} s there is no frame of its own in a '
-          f'clip of {last / size.fps:g} s'
-        )
-      found[place] = frame.image_url
-    return {place: path for place, path in found.items() if path}
-
-  def _sound(self, system, path: str, count: int) -> np.ndarray:
-    audio = system.codecs.audio
-    return media.read_audio(
-      path, count=count, sample_rate=audio.sample_rate, channels=audio.audio_channels
-    )
-
-  def _pictures(self) -> list[tuple[str, int]]:
-    """(path, panel, or -1 for all of it) of each reference picture."""
-    found = []
-    for entry in self.ref_images:
-      if entry.type == 'grid':
-        count = len(stills.panels(whole_picture(entry.image_urls[0])))
-        if not count:
-          raise RequestError(f'ref_images: {entry.image_urls[0]} has no panel with anything in it')
-        found += [(entry.image_urls[0], panel) for panel in range(count)]
-      else:
-        found += [(path, -1) for path in entry.image_urls]
-    return found
-
-  def _references(self, system, size: Size) -> dict:
-    """The fields of a Row that are references."""
-    sides, given = (size.height, size.width), {}
-    if size.reference_images:
-      whole = [(whole_picture(path), panel) for path, panel in self._pictures()]
-      cut = [x if panel < 0 else stills.panels(x)[panel] for x, panel in whole]
-      given['images'] = tuple(stills.letterbox(x, *sides) for x in cut)
-    if size.reference_frames:
-      path = self.ref_videos[0].video_url
-      height, width = stills.fit(media.displayed(path), sides)
-      clip = media.read(
-        path,
-        height=height,
-        width=width,
-        fps=size.fps,
-        frames=size.reference_frames,
-        sample_rate=system.codecs.audio.sample_rate,
-        channels=1,
-      )
-      given['clip'] = np.stack([stills.letterbox(frame, *sides) for frame in clip.frames])
-    if size.reference_samples:
-      given['sound'] = self._sound(system, self.voices[0], size.reference_samples)
-    return given
+    return request_media.row(self, system, size)
 
   def caption(self) -> str:
     """The prompt with the tags that the model knows.
@@ -389,10 +257,9 @@ class Request:
     Raises:
       CaptionError: it names what is not given, or not what is.
     """
-    text, names, images = self.prompt, {}, iter(range(1, 100))
-    for entry in self.ref_images:
-      panels = [entry] if entry.type == 'image' else []
-      count = len(entry.image_urls) if panels else len(self._pictures())
+    text, names, images = self.prompt, {}, itertools.count(1)
+    counts = request_media.counts(self)
+    for entry, count in zip(self.ref_images, counts):
       names[entry.tag] = ' '.join(f'@image_{next(images)}' for _ in range(count))
     clips = () if self.extension else self.ref_videos
     names |= {entry.tag: '@video_1' for entry in clips}
@@ -404,11 +271,6 @@ class Request:
       text = request_rules.named(tag).sub(lambda found: f'\0{found[0][1:]}\0', text)
     for tag, name in names.items():
       text = text.replace(f'\0{tag[1:]}\0', name)
-    kinds = ['image'] * len(self._pictures()) + ['video'] * len(clips)
+    kinds = ['image'] * sum(counts) + ['video'] * len(clips)
     captions.check_references(text, kinds + ['audio'] * len(self.ref_audios))
     return text
-
-
-def whole_picture(path: str) -> np.ndarray:
-  """uint8 [h w 3], at its own size."""
-  return media.read_image(path, *media.displayed(path))

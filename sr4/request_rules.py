@@ -4,6 +4,7 @@ import math
 import re
 
 from data_pipelines import media
+from sr4.core import errors
 
 RESOLUTIONS = {'480p': (480, 832), '720p': (720, 1280), '1080p': (1088, 1920)}  # of 16:9
 ASPECTS = ('16:9', '4:3', '1:1', '9:16', '3:4')
@@ -18,6 +19,10 @@ SECONDS = 15  # of a clip, and of a reference sound, at most
 CLIP_SECONDS = 10  # of a reference clip
 SLACK = 0.1  # seconds that a file may last longer: the frames of its sound are no smaller
 IMAGES, ENTRIES, MOMENTS = 5, 3, 6  # of one tag, of a request, timed frames
+
+
+class RequestError(errors.UserError):
+  """A request that breaks a rule; begins with the field's name."""
 
 
 def problems(asked):
@@ -127,6 +132,18 @@ def of_tag(asked, where: str, tag: str):
 def named(tag: str) -> re.Pattern:
   """Where a prompt names it, and no longer one: ASCII, as other scripts set no space behind it."""
   return re.compile(re.escape(tag) + '(?![A-Za-z0-9_])')
+
+
+def of_model(asked, frames: bool, sound: bool):
+  """As problems: of what a model does not make, which makes frames, sound or both."""
+  seen = {'frames': asked.frames, 'video': asked.video} if not frames else {}
+  heard = {'sound': asked.sound, 'seconds': asked.seconds, 'audio': asked.audio}
+  heard |= {'frames': asked.frames == 0} | dict(asked.voices)
+  yield from ((name, 'the model makes sounds alone; leave it out') for name in seen if seen[name])
+  if not sound:
+    yield from ((name, 'the model makes no sound; leave it out') for name in heard if heard[name])
+    if asked.whole_video:
+      yield 'video', 'without a mask its sound is made, and the model makes none; give a mask'
 
 
 def of_files(asked):

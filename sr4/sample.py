@@ -176,6 +176,7 @@ def requests(args) -> list:
   import json
 
   from sr4 import request
+  from sr4 import request_rules
   from sr4.core import captions
   from sr4.core import config
   from sr4.core import errors
@@ -195,8 +196,8 @@ def requests(args) -> list:
       found.append(config.build(request.Request, fields, where))
       found[-1].check_files()
       found[-1].caption()
-    except (request.RequestError, captions.CaptionError) as error:
-      raise request.RequestError(f'{where}: {error}') from error
+    except (request_rules.RequestError, captions.CaptionError) as error:
+      raise request_rules.RequestError(f'{where}: {error}') from error
   prompts = args.prompt + [line for line in lines(args.prompts) if line]
   beside = given(args, (*SIZE, *MEDIA, *BESIDE))
   of_flags = [request.Request(prompt, **beside) for prompt in prompts]
