@@ -140,7 +140,8 @@ def _from_metadata(path, caption) -> list[Entry]:
   _check_columns(path, columns, caption)
   entries, seen = [], collections.Counter()
   for number, row in enumerate(rows, 1):
-    name = next((str(row[c]) for c in ('video', 'image', 'audio') if row.get(c)), f'row {number}')
+    names = (printable(str(row[c])) for c in ('video', 'image', 'audio') if row.get(c))
+    name = next(names, f'row {number}')
     seen[name] += 1  # The same file may come twice, with another caption.
     suffix = f'~{seen[name]}' if seen[name] > 1 else ''
     entries.append(_entry(name + suffix, row, path.parent, caption))
@@ -181,6 +182,9 @@ def _entry(name: str, row: dict, folder, caption) -> Entry:
       raise ValueError(
         f'{count} field{"s" * (count > 1)} more than columns; put quotes around the caption.'
       )
+    text = json.dumps(row, ensure_ascii=False)
+    if text != printable(text) or '\\u0000' in text:
+      raise ValueError('it has a NUL or half a surrogate pair, which no file can; take that out.')
     for column in (*MEDIA_COLUMNS, *CAPTION_COLUMNS, 'video_mask'):
       if not isinstance(row.get(column) or '', str):
         raise ValueError(f'{column} is {row[column]!r}; give one text.')

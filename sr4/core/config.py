@@ -69,7 +69,8 @@ def _override(config, text: str):
     raise ConfigError(
       f'{where}: {key!r} is a section; set one of {", ".join(f"{key}.{k}" for k in old)}'
     )
-  node[last] = _typed(where, value, old)
+  with node.ignore_type():
+    node[last] = _typed(where, value, old)
 
 
 def _typed(where: str, text: str, old):
@@ -84,6 +85,8 @@ def _typed(where: str, text: str, old):
     return float(value)
   if isinstance(old, (tuple, list)) and isinstance(value, (tuple, list)):
     return type(old)(value)
+  if type(old) is int and isinstance(value, float):
+    return value  # Of a field that may be a float, as 6.0 of a weight of 6: its section knows.
   if old is not None and type(value) is not type(old):
     raise ConfigError(f'{where}: {text!r} is not of type {type(old).__name__}, as {old!r} is')
   return value

@@ -155,6 +155,20 @@ def test_captions_of_any_editor(media_folder, tmp_path):
     ingest.main(args)
 
 
+def test_what_no_file_can_have_costs_its_row(media_folder, tmp_path):
+  for name in 'abcd':
+    shutil.copy(media_folder / 'red.png', tmp_path / f'{name}.png')
+  told = {'a': 'x', 'b': 'half \ud83d', 'c': 'a \0', 'd': 'whole \U0001f600'}
+  rows = [dict(image=f'{name}.png', caption=text) for name, text in told.items()]
+  rows += [dict(image='\ud83d.png', caption='x'), dict(image='\0.png', caption='x')]
+  (tmp_path / 'metadata.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+  ingest.main(['--media', str(tmp_path), '--out', str(tmp_path / 'out'), *map(str, SMALL)])
+  found = {r.id: r.captions['caption'] for r in records.Source(tmp_path / 'out')}
+  assert found == {'a.png': 'x', 'd.png': told['d']}
+  bad = ('\0.png', '\\ud83d.png', 'b.png', 'c.png')
+  assert sorted(dropped(tmp_path / 'out')) == [(name, 'bad row') for name in bad]
+
+
 def test_a_name_that_is_not_utf8_costs_its_file(media_folder, tmp_path):
   for name in (b'a.png', b'\xe9.png', b'\xe8.png'):
     shutil.copy(media_folder / 'red.png', os.path.join(os.fsencode(tmp_path), name))

@@ -107,6 +107,7 @@ def test_another_seed_ends_elsewhere(home, uninterrupted):
   [
     (['--config.train.stepz=3'], "did you mean 'steps'"),
     (['--config.train.steps=many'], 'not of type int'),
+    (['--config.train.steps=2.5'], 'config.train.steps=2.5: it must be of type int'),
     (['--config.model.heads=3'], 'width 64 / heads 3'),
     (['--config.data.root=/nowhere'], '/nowhere'),
     (['--config.trian.steps=3'], "did you mean 'train.steps'"),
