@@ -83,11 +83,14 @@ class Config:
     for field in ('dual_layers', 'single_layers'):
       if getattr(self, field) < 1:
         raise ValueError(f'model.{field}={getattr(self, field)} must be 1 or more')
-    layers = self.dual_layers + self.single_layers
-    if off := [i for i in self.sparse.dense_layers if not 0 <= i < layers]:
+    if off := [i for i in self.sparse.dense_layers if not 0 <= i < self.layers]:
       raise ValueError(
-        f'model.sparse.dense_layers: {off} are not among the {layers} layers, from 0'
+        f'model.sparse.dense_layers: {off} are not among the {self.layers} layers, from 0'
       )
+
+  @property
+  def layers(self) -> int:
+    return self.dual_layers + self.single_layers
 
   @property
   def head_dim(self) -> int:
@@ -185,7 +188,7 @@ class MMDiT(nnx.Module):
       return parameters(y, AV(video, contexts.audio)), None
 
     layer = jax.checkpoint(layer, policy=REMAT[c.remat])
-    dense = np.isin(np.arange(c.dual_layers + c.single_layers), c.sparse.dense_layers)
+    dense = np.isin(np.arange(c.layers), c.sparse.dense_layers)
     y, _ = jax.lax.scan(layer, tokens, (self.dual, dense[: c.dual_layers]))
     # From here on text passes through the weights of its modality, and lies where they are used.
     laid = lambda y, layout: y and block.Tokens(y.x, sharding.laid(y.text, layout))
@@ -237,7 +240,8 @@ class MMDiT(nnx.Module):
     choosing = [s.generated for s, at in zip(segments, places) for _ in range(len(at) // c.size)]
     choosing += [False] * (tokens // c.size - len(choosing))
     sparsity = jnp.full_like(t, c.sparsity) if most is None else jnp.minimum(most, c.sparsity)
-    return vsa.Tiles(jnp.where(t < c.dense_until, 0, sparsity), tuple(choosing), c)
+    sparsity = jnp.where(t < c.dense_until, 0, sparsity)
+    return vsa.Tiles(sparsity, tuple(choosing), c, c.left(self.config.layers))
 
   def places(self, modality, x, cond) -> list:
     """The order of each segment's tokens; None: as they are cut."""

@@ -50,6 +50,10 @@ class Config:
   def size(self) -> int:
     return math.prod(self.tile)
 
+  def left(self, layers: int) -> float:
+    """The share of the tiles to choose from that is left out, in the mean of so many layers."""
+    return self.sparsity * (1 - len(set(self.dense_layers)) / layers)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Tiles:
   sparsity: jax.Array  # float32 [b]
   choosing: tuple[bool, ...] = dataclasses.field(metadata={'static': True})  # each tile: or dense
   config: Config = dataclasses.field(metadata={'static': True})
+  # Config.left, as the compiler is told: one program runs all layers.
+  left: float = dataclasses.field(metadata={'static': True})
 
 
 def attend(queries, keys, values, gate, valid, tiles: Tiles) -> tuple[jax.Array, ...]:
@@ -122,7 +128,7 @@ def reads(tiles: Tiles, count: int) -> float:
   """Tiles that one of `count` reads, in the mean: those that choose leave out a share of those
   that may be chosen."""
   choosing = sum(tiles.choosing)
-  return count - tiles.config.sparsity * choosing * choosing / count
+  return count - tiles.left * choosing * choosing / count
 
 
 def mean(x, valid, size: int) -> jax.Array:

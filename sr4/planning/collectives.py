@@ -2,7 +2,9 @@
 
 Bytes are those that one device sends in a ring of n, with b the bytes of its operand: an
 all-gather (n - 1) b, a reduce-scatter and an all-to-all (n - 1) / n b, an all-reduce both of the
-former, 2 (n - 1) / n b; a permute b, as far as the device is a source.
+former, 2 (n - 1) / n b; a permute b, as far as the device is a source.  Between slices a device
+sends what its own slice has made of it, to as many others: there the compiler has sends, with the
+collective that they are named beside them.
 """
 
 import collections
@@ -32,7 +34,8 @@ class Collective:
   kind: str
   axes: str  # 'fsdp', 'fsdp+seq'; 'fsdp:4' is 4 of more along it; '' moves nothing
   sent: float  # bytes, of a device
-  group: tuple[int, ...]  # the first group's places in the mesh: what ICI it runs over
+  group: tuple[int, ...]  # the first group's places in the mesh; a permute's sources and targets,
+  # one after another
 
 
 def find(module: hlo.Module, mesh) -> list[dict]:
@@ -46,7 +49,7 @@ def find(module: hlo.Module, mesh) -> list[dict]:
   total = collections.defaultdict(lambda: [0.0, 0])
   for x, computation, times, within in module.walk():
     if found := of(module, computation, x, mesh, within):
-      key = found.kind, found.axes, x.op.endswith('-start') or starts(within)
+      key = found.kind, found.axes, x.op.endswith(('-start', 'send')) or starts(within)
       total[key][0] += times * found.sent / 2**30
       total[key][1] += times
   rows = [
@@ -64,22 +67,39 @@ def starts(within) -> bool:
 def of(module, computation, x: hlo.Instruction, mesh, within=()) -> Collective | None:
   """What this instruction itself communicates; nothing for the end of what was begun before."""
   kind = x.op.removesuffix('-start')
+  if x.op == 'send':
+    return between_slices(computation, x, mesh)
   if kind not in KINDS:
     return None
   sent = sum(t.bytes for name in x.operands for t in computation.by_name[name].types)
-  places = math.prod(mesh.shape.values())
+  # A program of several slices is that of one of them.
+  places = module.partitions or math.prod(mesh.shape.values())
   if kind == 'collective-permute':
     pairs = np.array(re.findall(r'\{(\d+),(\d+)\}', x.rest), int)
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     if not len(pairs):
       return Collective(kind, '', 0.0, ())
     names = dict.fromkeys(name for pair in pairs for name in axes(pair, mesh).split('+'))
-    return Collective(kind, '+'.join(names), sent * len(pairs) / places, tuple(pairs[0]))
+    return Collective(kind, '+'.join(names), sent * len(pairs) / places, tuple(pairs.ravel()))
   of_all = groups(x.rest, places)
   if kind == 'all-reduce' and scatters(module, within):
     kind = 'reduce-scatter'
   count = of_all.shape[1]
   return Collective(kind, axes(of_all[0], mesh), sent * RING[kind](count), tuple(of_all[0]))
+
+
+def between_slices(computation, x: hlo.Instruction, mesh) -> Collective:
+  """The sends of "{1,2}x{0:7}": of each of 8 devices of a slice to its like in another."""
+  told = re.search(
+    r'_xla_megascale_target="\{([\d,]+)\}x.*_xla_megascale_transfer_type="(\w+)"', x.rest
+  )
+  kind = told and told[2].lower().replace('_', '-')
+  if kind not in RING:
+    raise hlo.HloError(f'{x.name} sends for {kind}, which is no collective that is known')
+  count, places = len(told[1].split(',')), math.prod(mesh.shape.values())
+  group = tuple(range(0, places, places // count))
+  sent = computation.operand(x).types[0].bytes * RING[kind](count)
+  return Collective(kind, axes(group, mesh), sent, group)
 
 
 def scatters(module: hlo.Module, within) -> bool:

@@ -15,7 +15,7 @@ def forward(c: mmdit.Config, tokens: AV, text: int, shown: int = 0) -> float:
   Args:
     shown: of the video's tokens, those of references: sparse attention leaves out none of them.
   """
-  layers, d, f = c.dual_layers + c.single_layers, c.width, c.mlp_ratio * c.width
+  layers, d, f = c.layers, c.width, c.mlp_ratio * c.width
   total, both = 0, all(tokens)
   patch = c.patch[0] * c.patch[1] * c.patch[2]
   ends = AV((patch * (2 * c.video_channels + 1), patch * c.video_channels), (c.audio_channels,) * 2)
@@ -40,8 +40,7 @@ def sparse(c: mmdit.Config, s: int, text: int, shown: int) -> float:
   nothing, as far as tiles are left out; gates and the attention of means are more."""
   if not c.sparse.tile:
     return 0
-  d, layers = c.width, c.dual_layers + c.single_layers
-  left = c.sparse.sparsity * (1 - len(set(c.sparse.dense_layers)) / layers)
+  d, left = c.width, c.sparse.left(c.layers)
   tiles = (s + text) / c.sparse.size
   return 2 * s * d * d + 2 * 2 * tiles * tiles * d - left * 2 * 2 * (s - shown) ** 2 * d
 

@@ -112,24 +112,33 @@ class Computation:
 class Module:
   computations: dict[str, Computation]
   entry: Computation
+  partitions: int = 0  # devices that it is of, those of one slice; 0: it does not say
 
   def body(self, loop: Instruction) -> Computation:
     return self.computations[re.search(r'\bbody=%?([\w.\-]+)', loop.rest)[1]]
 
-  def trips(self, loop: Instruction) -> int:
-    """How often a `while` runs: what the compiler says, or the bound that its counter runs to.
+  def trips(self, computation: Computation, loop: Instruction) -> int:
+    """How often a `while` runs: what the compiler says, or from where its counter begins to where
+    it ends, in ones, as jax.lax.scan and fori_loop count.
 
-    Loops count from 0 in ones, as jax.lax.scan and fori_loop make them.
+    A counter begins above 0 where the compiler has taken the first steps out of the loop.
     """
     if told := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
       return int(told[1])
     condition = self.computations[re.search(r'\bcondition=%?([\w.\-]+)', loop.rest)[1]]
     # The comparison, or the fusion around it, has one constant among its operands.
-    bounds = [condition.by_name.get(name) for name in condition.root.operands]
-    bounds = [int(x.literal) for x in bounds if x is not None and x.op == 'constant']
+    compared = [condition.by_name[name] for name in condition.root.operands]
+    bounds = [int(x.literal) for x in compared if x.op == 'constant']
     if len(bounds) != 1:
       raise HloError(f'{loop.name}: its condition compares with {len(bounds)} constants, not one')
-    return bounds[0]
+    counter = next(x for x in compared if x.op != 'constant')
+    at, given = counter.number('index'), computation.operand(loop)
+    first = computation.operand(given, at) if given.op == 'tuple' else None
+    while first is not None and first.op in ('copy', 'bitcast'):
+      first = computation.operand(first)
+    if first is None or first.op != 'constant':
+      raise HloError(f'{loop.name}: its counter begins at {first and first.name}, not a constant')
+    return bounds[0] - int(first.literal)
 
   def walk(self, computation=None, times: int = 1, within: tuple[Instruction, ...] = ()):
     """(instruction, its computation, how often it runs, the calls it lies in), all of a program.
@@ -139,7 +148,7 @@ class Module:
     computation = computation or self.entry
     for x in computation:
       yield x, computation, times, within
-      inside = times * self.trips(x) if x.op == 'while' else times
+      inside = times * self.trips(computation, x) if x.op == 'while' else times
       if x.op in ('async-update', 'async-done'):
         continue  # They name what their async-start has called.
       for name in x.called:
@@ -163,7 +172,8 @@ def parse(text: str) -> Module:
       lines[-1] += line
   if entry is None:
     raise HloError('the text has no ENTRY computation')
-  return Module(computations, computations[entry])
+  partitions = re.search(r'^HloModule .*\bnum_partitions=(\d+)', text)
+  return Module(computations, computations[entry], int(partitions[1]) if partitions else 0)
 
 
 def instruction(line: str) -> Instruction:

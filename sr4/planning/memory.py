@@ -20,19 +20,19 @@ def stacked(module: hlo.Module) -> dict[int, float]:
     for loop in computation:
       if loop.op != 'while':
         continue
-      for i in updated(module, loop):
+      for i in updated(module, computation, loop):
         array = loop.types[i]
         if array.space in found and goes_on(module, computation, loop, i):
           found[array.space] += array.held
   return found
 
 
-def updated(module: hlo.Module, loop: hlo.Instruction) -> list[int]:
+def updated(module: hlo.Module, computation, loop: hlo.Instruction) -> list[int]:
   """Elements of a loop's state, as long as it has steps, that it writes a slice of in each.
 
   One longer, where the compiler has peeled a step off, which then stands beside the loop.
   """
-  inner, steps = module.body(loop), module.trips(loop)
+  inner, steps = module.body(loop), module.trips(computation, loop)
   root = inner.root
   if root.op != 'tuple' or len(root.operands) != len(loop.types):
     return []
@@ -79,6 +79,6 @@ def goes_on(module: hlo.Module, computation, loop: hlo.Instruction, i: int) -> b
       elif user.op == 'tuple':
         at = [k for k, name in enumerate(user.operands) if name == x.name]
         for taker in computation.users[user.name]:
-          if taker.op == 'while' and not set(at) & set(updated(module, taker)):
+          if taker.op == 'while' and not set(at) & set(updated(module, computation, taker)):
             return True
   return False

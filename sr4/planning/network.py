@@ -35,6 +35,8 @@ class Network:
     if not c.group:
       return 0.0
     members = self.at[list(c.group)]
+    if c.kind == 'collective-permute':
+      return max(self.hop(c.sent, *pair) for pair in members.reshape(-1, 2, members.shape[1]))
     if len(set(members[:, 0])) > 1:
       return c.sent / self.links.dcn / 1e9
     lines = [self.line(i, places) for i, places in enumerate(members[:, 1:-1].T)]
@@ -47,9 +49,15 @@ class Network:
       # What crosses the middle of a dimension: half of what its half has, by two ways in a ring.
       crossing = [whole * n / (8 if ring else 4) * between for n, between, ring in lines]
       return max(crossing) / unit
-    if c.kind == 'collective-permute':
-      return c.sent / unit * max(between for _, between, _ in lines)
     return c.sent / unit / sum((2 if ring else 1) / between for _, between, ring in lines)
+
+  def hop(self, sent: float, source, target) -> float:
+    """Seconds from one device to another, the shorter way."""
+    if source[0] != target[0]:
+      return sent / self.links.dcn / 1e9
+    apart = np.abs(source - target)[1:-1]
+    apart = np.where(self.wraps, np.minimum(apart, np.array(self.extents) - apart), apart)
+    return sent / 1e9 * (max(apart) / self.links.ici if apart.any() else 1 / self.links.on_chip)
 
   def line(self, dimension: int, places) -> tuple[int, int, bool]:
     """(how many places along a dimension, how far apart they are, do they close a ring?)"""
@@ -65,9 +73,10 @@ def of(mesh, topology: topology_lib.Topology, links: Links) -> Network:
     (getattr(d, 'slice_index', None) or 0, *d.coords, d.core_on_chip) for d in mesh.devices.flat
   ]
   extents = topology.shape + (1,) * (3 - len(topology.shape))
-  # A 3-D slice is made of cubes of 4 whose ends are joined; a 2-D one has its ends joined where it
-  # is as long as a pod.
-  joined = lambda n: n % 4 == 0 if topology.spec.dimensions == 3 else n == 16
+  # A 3-D slice has its ends joined where it is made of cubes of 4; a 2-D one where it is as long as
+  # a pod.
+  cubes = topology.spec.dimensions == 3 and all(n % 4 == 0 for n in topology.shape)
+  joined = lambda n: cubes if topology.spec.dimensions == 3 else n == 16
   share = topology.spec.devices  # The devices of a chip have its links together.
   links = dataclasses.replace(links, ici=links.ici / share, dcn=links.dcn / share)
   return Network(links, extents, tuple(map(joined, extents)), np.array(at))

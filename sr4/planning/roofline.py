@@ -153,7 +153,7 @@ class Model:
     bandwidth = self.topology.spec.hbm_tbs * 1e12 * self.assumed.hbm
     for x in computation:
       if x.op == 'while':
-        inner = self.computation(self.module.body(x)).times(self.module.trips(x))
+        inner = self.computation(self.module.body(x)).times(self.module.trips(computation, x))
         total, streamed = total + inner, streamed + inner.total
         continue
       if x.op in ('call', 'conditional'):
@@ -164,7 +164,7 @@ class Model:
       moved = operations.moved(self.module, computation, x)
       streamed += moved[hlo.HBM] / bandwidth
       source = computation.operand(x)
-      if x.op.endswith('-start') or x.op == 'async-update':
+      if x.op.endswith('-start') or x.op in ('async-update', 'send'):
         # An asynchronous call without operands begins with its update.
         if x.op == 'async-start' and not x.operands:
           continue
@@ -174,9 +174,10 @@ class Model:
           continue
         kind, seconds = self.transfer(computation, began)
         free[kind] = max(free[kind], total.total) + seconds
-        flying[x.name] = kind, free[kind]
-      elif x.op.endswith('-done'):
-        kind, end = flying.get(source.name, ('', 0.0)) if source else ('', 0.0)
+        flying[meeting(x) or x.name] = kind, free[kind]
+      elif x.op.endswith('-done'):  # What slices send ends where it is received.
+        began = (meeting(source) or source.name) if source else ''
+        kind, end = flying.get(began, ('', 0.0)) if x.op != 'send-done' else ('', 0.0)
         late = max(0.0, end - total.total)
         total += Times(host=late) if kind == 'host' else Times(exposed={kind: late} if kind else {})
       else:
@@ -211,6 +212,12 @@ class Model:
         for y in inner:
           if c := collectives.of(self.module, inner, y, self.mesh, (x,)):
             yield c.axes, self.network.seconds(c)
+
+
+def meeting(x: hlo.Instruction) -> str:
+  """What a send and a receive between slices have in common; '' of all else."""
+  told = re.search(r'_xla_host_transfer_rendezvous="([^"]*)"', x.rest)
+  return told[1] if told else ''
 
 
 def model(module, mesh, topology: topology_lib.Topology, assumed=Assumptions()) -> Times:

@@ -147,7 +147,7 @@ def run(
     ) as saves,
   ):
     with log.span('training_prep'):
-      say(load.table(system.tokens, c.train.steps, jax.device_count()))
+      say(load.table(system.tokens, c.train.steps, jax.sharding.get_mesh().size))
       say(f'compiled programs are kept in {cache}' if cache else 'no compiled programs are kept')
       media = load.media or c.preview.every
       system = weights.load(system, media).remembering(b.size for b in load.schedule.buckets)

@@ -73,7 +73,7 @@ class Metrics:
       for name in names
     }
     seconds = sum(row['step_seconds'] for row in self.rows)
-    mean |= accounting.rates(self.works, seconds, jax.device_count(), self.peak)
+    mean |= accounting.rates(self.works, seconds, jax.sharding.get_mesh().size, self.peak)
     mean |= accounting.high_water(jax.local_devices())
     self.write(step, mean)
     shown = {name: f'{mean[name]:.3f}' for name in ('video', 'audio') if name in mean}

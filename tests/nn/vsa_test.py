@@ -74,7 +74,7 @@ def paper(q, k, v, gate, valid, sparsity, choosing=CHOOSING):
 
 def attended(q, k, v, gate, valid, sparsity, config=CONFIG):
   sparsity = jax.reshard(jnp.asarray(sparsity, jnp.float32), sharding.ROWS)
-  tiles = vsa.Tiles(sparsity, CHOOSING, config)
+  tiles = vsa.Tiles(sparsity, CHOOSING, config, config.left(1))
   return vsa.attend(q, k, v, gate, valid, tiles)
 
 
@@ -146,12 +146,12 @@ def test_as_many_as_the_share_says_whatever_its_rounding():
 def test_the_expected_reads_are_those_of_the_mask():
   """What the cost of the kernels, and so a plan, is reckoned by: tiles of references read all."""
   choosing = jnp.array([False] * 12 + [True] * 16 + [False] * 4)
-  tiles = vsa.Tiles(
-    jnp.full(2, 0.75), tuple(choosing.tolist()), vsa.Config((4, 4, 4), sparsity=0.75)
-  )
+  config = vsa.Config((4, 4, 4), sparsity=0.75)
+  tiles = vsa.Tiles(jnp.full(2, 0.75), tuple(choosing.tolist()), config, config.left(1))
   scores = jax.random.normal(jax.random.key(0), (2, 3, 32, 32))
   mask = vsa.select(scores, choosing, choosing, jnp.ones((2, 32), bool), tiles.sparsity)
   assert vsa.reads(tiles, 32) == np.sum(mask, -1).mean() == 26
+  assert vsa.Config((4, 4, 4), sparsity=0.75, dense_layers=(0, 2)).left(3) == pytest.approx(0.25)
 
 
 def test_gradients_reach_the_gate_and_what_it_lets_through():

@@ -10,6 +10,7 @@ from sr4.core import sharding
 from sr4.core.sharding import P
 from sr4.planning import collectives
 from sr4.planning import hlo
+from sr4.planning import roofline
 from tests.planning import tpu_program
 
 CUBE = types.SimpleNamespace(shape=dict(data=2, fsdp=2, seq=2, tensor=1))
@@ -111,3 +112,21 @@ def test_of_a_tpu(name, split):
   assert gather['gib'] == pytest.approx(2 * whole) and scatter['gib'] == pytest.approx(whole)
   assert gather['async'] is split and scatter['async'] is split
   assert sum(row['gib'] for row in rows.values()) == pytest.approx(3 * whole, rel=1e-3)
+
+
+def test_between_slices():
+  """Each slice has half of the rows: what it has scattered of a gradient it sends to the other."""
+  found, mesh, topology = tpu_program.compiled('2*v5p:2x2x2')
+  layers, width = tpu_program.LAYERS, tpu_program.WIDTH
+  (row,) = [row for row in collectives.find(found.module, mesh) if row['axes'] == 'data']
+  sent = layers * width * width * 2 / mesh.shape['fsdp']
+  assert row == dict(
+    kind='all-reduce', axes='data', gib=sent / 2**30, count=layers, **{'async': True}
+  )
+  # The first is begun when there is a gradient, the last when there is nothing else to do.
+  waited = roofline.model(found.module, mesh, topology).exposed['data']
+  one = sent / layers / roofline.Assumptions().dcn_gbs / 1e9
+  assert one < waited <= layers * one
+  text = found.text.replace('_xla_megascale_transfer_type="ALL_REDUCE"', 'of=""')
+  with pytest.raises(hlo.HloError, match='sends for None'):
+    collectives.find(hlo.parse(text), mesh)

@@ -25,7 +25,11 @@ TEXT = """HloModule jit_f, is_scheduled=true
 
 ENTRY %main (a: (s32[], bf16[7,64])) -> (s32[], bf16[7,64]) {
   %a = (s32[], bf16[7,64]) parameter(0)
-  ROOT %loop = (s32[], bf16[7,64]) while(%a), condition=%condition.1, body=%body.1
+  %w = bf16[7,64] get-tuple-element(%a), index=1
+  %zero = s32[] constant(0)
+  %first = s32[] copy(%zero)
+  %start = (s32[], bf16[7,64]) tuple(%first, %w)
+  ROOT %loop = (s32[], bf16[7,64]) while(%start), condition=%condition.1, body=%body.1
 }
 """
 
@@ -64,11 +68,14 @@ def test_program():
 
 def test_trips():
   known = TEXT.replace('body=%body.1', 'body=%body.1, b={"known_trip_count":{"n":"12"}}')
-  module = hlo.parse(known)
-  assert module.trips(module.entry.root) == 12
-  module = hlo.parse(TEXT.replace('compare(%i, %n)', 'compare(%i, %i)'))
+  trips = lambda text: (module := hlo.parse(text)).trips(module.entry, module.entry.root)
+  assert trips(known) == 12 and trips(TEXT) == 7
+  # The first step is taken out of the loop.
+  assert trips(TEXT.replace('%zero = s32[] constant(0)', '%zero = s32[] constant(1)')) == 6
   with pytest.raises(hlo.HloError, match='0 constants'):
-    module.trips(module.entry.root)
+    trips(TEXT.replace('compare(%i, %n)', 'compare(%i, %i)'))
+  with pytest.raises(hlo.HloError, match='loop: its counter begins at w, not a constant'):
+    trips(TEXT.replace('tuple(%first, %w)', 'tuple(%w, %w)'))
 
 
 def test_called():

@@ -12,8 +12,8 @@ def test_layers_inputs():
   kept = tpu_program.LAYERS * rows * tpu_program.WIDTH * 2
   assert memory.stacked(found.module)[hlo.HBM] == kept
   assert 0 < kept / 2**30 < found.total
-  loops = [x for x, *_ in found.module.walk() if x.op == 'while']
-  stacks = [x.types[i].dtype for x in loops for i in memory.updated(found.module, x)]
+  loops = [(x, at) for x, at, *_ in found.module.walk() if x.op == 'while']
+  stacks = [x.types[i].dtype for x, at in loops for i in memory.updated(found.module, at, x)]
   assert sorted(stacks) == ['bf16', 'f32']
 
 
@@ -41,8 +41,10 @@ def test_of_the_host():
 
 ENTRY %main (a: (s32[], f32[3,8])) -> (s32[], f32[3,8]) {
   %a = (s32[], f32[3,8]{1,0:S(5)}) parameter(0)
-  %forward = (s32[], f32[3,8]{1,0:S(5)}) while(%a), condition=%three, body=%body
   %zero = s32[] constant(0)
+  %empty = f32[3,8]{1,0:S(5)} get-tuple-element(%a), index=1
+  %start = (s32[], f32[3,8]{1,0:S(5)}) tuple(%zero, %empty)
+  %forward = (s32[], f32[3,8]{1,0:S(5)}) while(%start), condition=%three, body=%body
   %kept = f32[3,8]{1,0:S(5)} get-tuple-element(%forward), index=1
   %state = (s32[], f32[3,8]{1,0:S(5)}) tuple(%zero, %kept)
   ROOT %backward = (s32[], f32[3,8]{1,0:S(5)}) while(%state), condition=%three, body=%reader

@@ -38,6 +38,7 @@ def take(name: str, kind: str, group) -> float:
     ('v5p:4x4x4', range(16), 24 / 400),  # Two dimensions at once.
     ('v5p:4x4x8', (0, 2, 4, 6), 24 / 100),  # A ring whose links two groups share.
     ('v6e:8x8', range(8), 24 / 100),  # No ring: shorter than a pod.
+    ('v5p:2x4x4', range(4), 24 / 100),  # No ring: this slice is not of cubes.
     ('v6e:16x16', range(16), 24 / 200),
     ('tpu7x:4x4x4', (0, 1), 24 / 600),  # Of one chip.
     ('tpu7x:4x4x4', range(0, 8, 2), 24 / 100),  # A ring, its links shared by the chip's two.
@@ -61,5 +62,11 @@ def test_all_to_all(name, group, seconds):
 
 
 def test_permute_and_nothing():
-  assert take('v5p:4x4x4', 'collective-permute', (0, 1)) == pytest.approx(24 / 100)
+  of = lambda name, *places: pytest.approx(take(name, 'collective-permute', places))
+  assert of('v5p:4x4x4', 0, 1) == 24 / 100
+  assert of('v5p:8x8x8', 0, 7) == 24 / 100  # The ends of a ring are neighbours.
+  assert of('v6e:8x8', 0, 7) == 24 / 100 * 7  # Those of a line are not.
+  assert of('v5p:8x8x8', 0, 1, 0, 3) == 24 / 100 * 3  # As long as the longest takes,
+  assert of('2*v5p:2x2x2', 0, 1, 0, 8) == 24 / 10  # to another slice
+  assert of('tpu7x:4x4x4', 0, 1) == 24 / 600  # or to the other device of a chip.
   assert take('v5p:4x4x4', 'collective-permute', ()) == 0

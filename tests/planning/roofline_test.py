@@ -134,9 +134,9 @@ LOOP = f"""
 
 
 def test_loops_and_branches():
-  state = f'%s = (s32[], {MATRIX}) tuple(%a, %a)'
+  state = '%zero = s32[] constant(0)', f'%s = (s32[], {MATRIX}) tuple(%zero, %a)'
   loop = f'%w = (s32[], {MATRIX}) while(%s), condition=%five, body=%body'
-  assert times(state, loop, more=LOOP).matmul == pytest.approx(5 * PRODUCT)
+  assert times(*state, loop, more=LOOP).matmul == pytest.approx(5 * PRODUCT)
   branch = f'%c = {MATRIX} conditional(%a, %a), branch_computations={{%none, %one}}'
   assert times(branch, more=LOOP).total == pytest.approx(PRODUCT)
 

@@ -30,7 +30,10 @@ def step(x, w):
 
 @functools.cache
 def compiled(name: str):
-  """(compiling.Compiled, mesh, Topology) of the step, its rows and weights split over fsdp."""
+  """(compiling.Compiled, mesh, Topology) of the step, its rows and weights split over fsdp.
+
+  Slices have their rows each.
+  """
   pytest.importorskip('libtpu')
   lowered, mesh, topology = lower(name)
   return compiling.compiled(lowered, {}), mesh, topology
@@ -43,11 +46,11 @@ def laid_out(name: str, folder: str) -> compiling.Compiled:
 
 def lower(name: str):
   topology = topology_lib.parse(name)
-  mesh = sharding.make_mesh(topology_lib.devices(topology), seq=2)
+  mesh = sharding.make_mesh(topology_lib.devices(topology), data=topology.slices, seq=2)
   like = lambda shape, dtype, spec: jax.ShapeDtypeStruct(
     shape, dtype, sharding=jax.NamedSharding(mesh, spec)
   )
   with jax.set_mesh(mesh):
-    x = like((ROWS, WIDTH), jnp.bfloat16, P('fsdp', None))
+    x = like((ROWS, WIDTH), jnp.bfloat16, P(('data', 'fsdp'), None))
     w = like((LAYERS, WIDTH, WIDTH), jnp.float32, P(None, 'fsdp', None))
     return jax.jit(step).lower(x, w), mesh, topology
