@@ -90,6 +90,11 @@ def audio_length(frames: int, fps: float, sample_rate: int) -> int:
   return round(frames / fps * sample_rate)
 
 
+def frames_in(seconds: float, fps: float) -> int:
+  """Frames that so long a clip has, as `read` counts them: half of one is one."""
+  return math.floor(seconds * fps + 0.5)
+
+
 def probe(source) -> Info:
   """Reads the header, and where it does not say how long the stream is, the last packets.
 

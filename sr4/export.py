@@ -29,6 +29,7 @@ def arguments(parser):
 
 
 def main(args):
+  import os
   import time
 
   from sr4 import pipeline
@@ -36,6 +37,7 @@ def main(args):
   from sr4.core import errors
   from sr4.core import sharding
   from sr4.training import checkpoint
+  from sr4.training import manifest
 
   if args.format == 'stablehlo' and args.dtype != 'float32':
     raise errors.UserError(
@@ -44,6 +46,8 @@ def main(args):
     )
   began = time.monotonic()
   step, page = checkpoint.page(args.checkpoint, args.step)
+  # The config, too, is as it was written; arrays are looked at on their way.
+  checkpoint.check_files(os.path.join(os.path.abspath(args.checkpoint), str(step)), manifest.SMALL)
   weights = 'model' if args.raw else 'ema'
   pipeline.check_weights(args.checkpoint, page, weights)
   with sharding.default_mesh(), shards.appearing(args.out) as folder:
@@ -100,6 +104,7 @@ def program(folder, directory: str, step: int, page: dict, weights: str, dtype: 
   from safetensors import numpy as safetensors
 
   from sr4 import stablehlo
+  from sr4.convert import weights as weights_lib
   from sr4.core import tree
   from sr4.models import system as system_lib
   from sr4.training import reading
@@ -112,7 +117,8 @@ def program(folder, directory: str, step: int, page: dict, weights: str, dtype: 
   parts = [(f'{weights}.{name}', None) for name in like]
   read = reading.arrays(directory, step, page['digests'], parts)
   folder.tensors('weights', {n: x.shape for n, x in like.items()}, read, dtype, most=1 << 62)
-  folder.save('inputs.safetensors', [safetensors.save(stablehlo.inputs(system, size, prompt))])
+  known = weights_lib.load(system, media=False)  # What its video codec makes of black frames.
+  folder.save('inputs.safetensors', [safetensors.save(stablehlo.inputs(known, size, prompt))])
   with open(stablehlo.RUNNER, 'rb') as f:
     folder.save('run.py', [f.read()])
 

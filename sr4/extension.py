@@ -42,7 +42,7 @@ class Extension:
   def source(self, system, size: Size, height: int, width: int) -> media.Clip:
     """All of the file, at the new clip's rate; up to its last frame at that of the low clip."""
     step = stride(size)
-    frames = int(media.probe(self.path).duration * size.fps / step + 1e-3)
+    frames = media.frames_in(media.probe(self.path).duration, size.fps / step)
     frames = 1 + step * (frames - 1)
     needed = int(self.known(size, system.codecs.video.time_factor).sum())
     if frames < needed:

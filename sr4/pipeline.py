@@ -7,6 +7,7 @@ import functools
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import collate
@@ -111,10 +112,11 @@ class Pipeline:
         start, end = at(times, i), at(times, i + 1)
         data = steps.ahead(x, carry[0], start, end)
         changes = callback(self, i, end, {'latents': carry[0], 'data': data}) or {}
-        if changes.get('latents', carry[0]) is not carry[0]:
+        if (new := changes.get('latents', carry[0])) is not carry[0]:
+          like = lambda new, old: jax.device_put(jnp.asarray(new, old.dtype), old.sharding)
           since = i + 1
           rest = AV(*(t[since:] for t in times))
-          carry, given = steps.again(c, changes['latents'], rest)
+          carry, given = steps.again(c, jax.tree.map(like, new, carry[0]), rest)
           given = jax.device_get(given)
       if self.interrupt:
         break

@@ -184,6 +184,10 @@ class Request:
     usual, changes = pipeline.size_of(system, trained), {}
     for field, problem in request_rules.of_model(self, usual.frames > 0, system.config.audio):
       raise request_rules.RequestError(f'{field}: {problem}')
+    if self.seconds is not None and usual.frames and self.frames is None:
+      raise request_rules.RequestError(
+        'seconds: they are of a sound alone (frames=0); a clip has `frames` or `duration`'
+      )
     for name in ('frames', 'fps', 'sound', 'seconds'):
       if getattr(self, name) is not None:
         changes[name] = getattr(self, name)
@@ -194,7 +198,8 @@ class Request:
     if self.duration is not None:
       changes |= {'frames': whole(self.duration)} if usual.frames else {'seconds': self.duration}
     elif source and self.frames is None and usual.frames:
-      changes['frames'] = whole(min(media.probe(source).duration - 1 / fps, request_rules.SECONDS))
+      lasts = min(media.probe(source).duration, request_rules.SECONDS + 1 / fps)
+      changes['frames'] = 1 + step * ((media.frames_in(lasts, fps) - 1) // step)
     if frames := changes.get('frames', usual.frames):
       changes |= self._sides(system, usual)
       # No more than the latents of a shorter clip, and none of one that is there.
@@ -208,7 +213,7 @@ class Request:
       changes['reference_images'] = images
     if like:
       lasts = min(media.probe(source).duration, request_rules.CLIP_SECONDS)
-      changes['reference_frames'] = whole(lasts - 1 / fps)
+      changes['reference_frames'] = 1 + step * ((media.frames_in(lasts, fps) - 1) // step)
     for _, path in self.voices:
       changes['reference_seconds'] = min(media.probe(path).duration, request_rules.SECONDS)
     return pipeline.size_of(system, trained, **changes)

@@ -121,6 +121,8 @@ def clip(asked, system, size: Size):
         known = np.broadcast_to(~white, frames.shape[:3])
     if known is not None and known.all():
       raise RequestError(f'{name}: nothing in it is white, so nothing would change')
+    if known is not None and not known.any():
+      raise RequestError(f'{name}: all of it is white, so nothing of `video` would stay')
     return frames, known
 
   return shown

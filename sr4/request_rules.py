@@ -31,6 +31,9 @@ def problems(asked):
   omni = next((n for n in ('ref_images', 'ref_videos', 'ref_audios') if getattr(asked, n)), '')
   if not asked.prompt.strip():
     yield 'prompt', 'it is empty; say what is to be seen and heard'
+  for name in ('prompt', 'negative_prompt', 'audio_negative_prompt'):
+    if re.search('[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]', getattr(asked, name) or ''):
+      yield name, 'it has control characters, or half a surrogate pair; take them out'
   if asked.seed is not None and not 0 <= asked.seed < SEEDS:
     yield 'seed', f'{asked.seed} is not in 0 to {SEEDS - 1}'
   if asked.duration is not None and not 3 <= asked.duration <= SECONDS:
@@ -59,6 +62,12 @@ def problems(asked):
     yield 'seconds', f'{asked.seconds:g} must be 0 or above'
   if asked.frames == 0 and (asked.video or asked.audio):
     yield 'frames', '0 is a new sound alone; leave it out, or `video` and `audio`'
+  if asked.frames == 0 and (asked.ref_images or asked.ref_videos):
+    yield 'frames', '0 is a sound alone, and a picture or clip is referred to; leave either out'
+  if asked.frames is not None and asked.frames < 2 and asked.extension:
+    yield 'frames', f'{asked.frames} of a clip that goes on; give more, or leave it out'
+  if asked.seconds is not None and (asked.frames or asked.duration is not None):
+    yield 'seconds', 'they are of a sound alone (frames=0); a clip has `frames` or `duration`'
   if asked.sound is False and asked.audio:
     yield 'sound', 'it is off, and `audio` is given; leave one of them out'
   if asked.sound is False and asked.voices:
@@ -149,6 +158,9 @@ def of_model(asked, frames: bool, sound: bool):
 def of_files(asked):
   """As problems: of each file that is not there, is no media, or lacks what is read of it."""
   for field, path, kind in files(asked):
+    if not path:
+      yield field, 'it is empty; name a file'
+      continue
     try:
       info = media.probe(path)
     except OSError as error:
@@ -182,15 +194,16 @@ def files(asked):
   """(field, file, 'picture' or 'sound', whichever is read of it) of all media."""
   pictures = 'first_frame_image', 'end_frame_image', 'video', 'mask_video', 'mask_image'
   found = [(name, getattr(asked, name), 'picture') for name in pictures]
-  found += [('audio', asked.audio, 'sound')]
+  found = [each for each in (*found, ('audio', asked.audio, 'sound')) if each[1]]
   for i, frame in enumerate(asked.mid_frame_images):
     found += [(f'mid_frame_images[{i}].image_url', frame.image_url, 'picture')]
   for i, entry in enumerate(asked.ref_images):
     for j, path in enumerate(entry.image_urls):
       found += [(f'ref_images[{i}].image_urls[{j}]', path, 'picture')]
-    found += [(f'ref_images[{i}].audio_url', entry.audio_url, 'sound')]
+    if entry.audio_url:
+      found += [(f'ref_images[{i}].audio_url', entry.audio_url, 'sound')]
   for i, entry in enumerate(asked.ref_videos):
     found += [(f'ref_videos[{i}].video_url', entry.video_url, 'picture')]
   for i, entry in enumerate(asked.ref_audios):
     found += [(f'ref_audios[{i}].audio_url', entry.audio_url, 'sound')]
-  return [each for each in found if each[1]]
+  return found

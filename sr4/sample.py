@@ -148,10 +148,10 @@ def main(args):
   with sharding.default_mesh():
     system, model, trained = load(args.checkpoint, args.step, args)
     refiner = args.refine and Refiner(args, system)
-    for some, size, sampling in batches(asked, system, trained, given(args, SAMPLING), args.batch):
+    flags = given(args, SAMPLING)
+    for some, size, sampling, extra in batches(asked, system, trained, flags, args.batch):
       rows = [optimized(one.row(system, size), size, system, optimize) for _, one in some]
       seeds = [args.seed + i if one.seed is None else one.seed for i, one in some]
-      extra = args.batch - len(some) if len(asked) > args.batch else 0  # One program for all.
       rows, seeds = rows + rows[:1] * extra, seeds + seeds[:1] * extra
       away = [one.negative() for _, one in some]
       away += away[:1] * extra
@@ -159,7 +159,7 @@ def main(args):
       names = [os.path.join(args.out, f'clip-{i:03d}') for i, _ in some]
       with Watch(names, sampling.num_inference_steps, args.preview_every) as watch:
         clips = sampler(rows, seeds, away, watch)
-      if refiner:
+      if refiner and size.frames:
         clips, size = refiner([one for _, one in some], clips[: len(some)], seeds, size)
       for (i, one), clip in zip(some, clips):
         clip = one.joined(clip, system, size)
@@ -181,7 +181,7 @@ def requests(args) -> list:
   from sr4.core import config
   from sr4.core import errors
 
-  found = []
+  found, beside = [], given(args, (*SIZE, *MEDIA, *BESIDE))
   for i, line in enumerate(lines(args.requests), 1):
     where = f'{args.requests}, line {i}'
     if not line:
@@ -193,13 +193,12 @@ def requests(args) -> list:
     if not isinstance(fields, dict) or 'prompt' not in fields:
       raise errors.UserError(f"{where}: {line} has no fields; give {{'prompt': ...}}")
     try:
-      found.append(config.build(request.Request, fields, where))
+      found.append(config.build(request.Request, beside | fields, where))
       found[-1].check_files()
       found[-1].caption()
     except (request_rules.RequestError, captions.CaptionError) as error:
       raise request_rules.RequestError(f'{where}: {error}') from error
   prompts = args.prompt + [line for line in lines(args.prompts) if line]
-  beside = given(args, (*SIZE, *MEDIA, *BESIDE))
   of_flags = [request.Request(prompt, **beside) for prompt in prompts]
   for one in of_flags[:1]:  # All have the same media.
     one.check_files()
@@ -220,14 +219,17 @@ def lines(path: str | None) -> list[str]:
   if not path:
     return []
   try:
-    with open(path, encoding='utf-8') as f:
+    with open(path, encoding='utf-8-sig') as f:
       return [line.strip() for line in f]
   except UnicodeDecodeError as error:
     raise errors.UserError(f'{path} is not UTF-8 ({error.reason}); write it again so') from error
 
 
 def batches(asked, system, trained, flags: dict, most: int):
-  """([(number, Request)], Size, pipeline.Config) of requests that one program can make together."""
+  """([(number, Request)], Size, pipeline.Config, rows to add) of requests that one program makes.
+
+  The last of several batches is filled up, so that it needs no program of its own.
+  """
   from sr4 import pipeline
   from sr4.core import config
 
@@ -238,7 +240,8 @@ def batches(asked, system, trained, flags: dict, most: int):
     alike.setdefault((one.size(system, trained), sampling, one.kinds()), []).append((i, one))
   for (size, sampling, _), some in alike.items():
     for at in range(0, len(some), most):
-      yield some[at : at + most], size, sampling
+      part = some[at : at + most]
+      yield part, size, sampling, most - len(part) if at else 0
 
 
 def optimized(row, size, system, optimize):

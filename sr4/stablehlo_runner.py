@@ -18,6 +18,8 @@ parser.add_argument('--steps', type=int, default=30)
 parser.add_argument('--scale', type=float, default=4.0, help='how much it follows the text')
 parser.add_argument('--seed', type=int, default=0)
 args = parser.parse_args()
+if args.steps < 1:
+  parser.error(f'--steps {args.steps} must be at least 1')
 
 here = pathlib.Path(__file__).parent
 program = jax.export.deserialize(bytearray((here / 'velocity.stablehlo').read_bytes()))

@@ -9,6 +9,7 @@ Each is one program; the loop between them is the caller's, who may look, change
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,9 @@ class Config:
   strength: float = 1.0  # of the noise a Refiner begins with; below 1 the enlarged clip is in it
 
   def __post_init__(self):
+    for name, value in vars(self).items():
+      if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f'{name}={value} must be a finite number')
     if self.num_inference_steps < 1:
       raise ValueError(f'num_inference_steps={self.num_inference_steps} must be at least 1')
     if self.solver not in solver.SOLVERS:

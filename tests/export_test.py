@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 
 import diffusers
 import jax
@@ -24,6 +25,7 @@ from sr4.convert import wan
 from sr4.core import tree
 from sr4.models import system as system_lib
 from sr4.torch import mmdit as torch_mmdit
+from sr4.torch import SkyReelsV4Pipeline
 from sr4.training import checkpoint
 from tests import small_codecs
 from tests import small_run
@@ -60,6 +62,34 @@ def run(*args, code=0) -> str:
       return str(end)
   assert code == 0
   return out.getvalue()
+
+
+def test_a_program_of_a_model_whose_codecs_have_weights(home):
+  path, *_ = home
+  run('export', '--checkpoint', path / 'checkpoints', '--out', path / 'p', '--format', 'stablehlo')
+  told = safetensors.numpy.load_file(path / 'p' / 'inputs.safetensors')
+  assert np.all(np.isfinite(told['known'])) and np.any(told['known']) and not np.any(told['mask'])
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_a_sound_is_heard_in_half_precision(home, dtype):
+  path, *_ = home
+  pipe = SkyReelsV4Pipeline.from_pretrained(path / 'out', torch_dtype=dtype)
+  sound = np.random.default_rng(0).uniform(-0.5, 0.5, (5000, 1)).astype(np.float32)
+  ask = dict(num_frames=5, height=16, width=16, fps=8.0, num_inference_steps=1)
+  out = pipe('a red circle', audio=sound, ref_audio=sound[:2048], **ask)
+  np.testing.assert_array_equal(out.audio[0], sound)
+  assert torch.all(torch.isfinite(out.video_latents))
+
+
+def test_a_damaged_config_is_not_passed_on(home, tmp_path):
+  path, _, _ = home
+  shutil.copytree(path / 'checkpoints', tmp_path / 'damaged')
+  page = tmp_path / 'damaged' / str(STEP) / 'page' / 'metadata'
+  page.write_text(page.read_text().replace('8000', '9000', 1))
+  damaged = ('export', '--checkpoint', tmp_path / 'damaged', '--out', tmp_path / 'out')
+  assert 'page/metadata is not as it was written' in run(*damaged, code=1)
+  assert not (tmp_path / 'out').exists()
 
 
 def test_diffusers_reads_every_component(home):

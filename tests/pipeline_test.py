@@ -15,6 +15,7 @@ from sr4.core import sharding
 from sr4.core.av import AV
 from sr4.core.batch import Latents
 from sr4.flow import segments
+from sr4.models import reuse
 from sr4.models import system as system_lib
 from sr4.models import tiles
 from tests import small_run
@@ -306,7 +307,7 @@ def test_a_callback_sees_each_step_changes_and_ends_it(base, solver):
 
   def end(made, step, t, told):
     made.interrupt = step == 1
-    return {'latents': jax.tree.map(jnp.zeros_like, told['latents'])}
+    return {'latents': jax.tree.map(lambda x: np.zeros(x.shape), told['latents'])}
 
   (clip,) = sampler(['a red circle'], [3], callback_on_step_end=end)
   assert not np.any(clip.latents['video']) and not np.any(clip.latents['audio'])
@@ -327,6 +328,13 @@ def test_a_solver_begins_anew_from_latents_that_a_callback_changes(base, relativ
   for name, latents in made('euler', 3.0).items():
     assert relative(made('unipc', 3.0)[name], latents) < 1e-4
     assert relative(made('unipc', 0.0)[name], made('euler', 0.0)[name]) > 1e-3
+
+
+def test_tokens_that_are_not_there_do_not_drift():
+  """Padding and empty slots hardly change, and would hide what does."""
+  now, before = jnp.array([[[3.0], [5.0], [9.0]]]), jnp.array([[[2.0], [5.0], [1.0]]])
+  valid = jnp.array([[True, True, False]])
+  assert reuse.change(now, before, valid) == pytest.approx(1 / 7)
 
 
 def test_layers_are_not_run_again_while_nothing_drifts(base, relative):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import media
+from data_pipelines import stills
 from data_pipelines import wav
 from sr4 import request_rules
 from sr4.core import errors
@@ -32,6 +33,14 @@ def home(tmp_path_factory):
   [
     (dict(prompt=' '), 'prompt: it is empty'),
     (dict(promt='x'), 'promt'),
+    (dict(prompt='half \ud83d'), 'prompt: it has control characters, or half a'),
+    (dict(negative_prompt='\0'), 'negative_prompt: it has control characters'),
+    (dict(frames=17, seconds=5.0), 'seconds: they are of a sound alone'),
+    (dict(prompt='@a', frames=0, ref_images=(PICTURE,)), 'frames: 0 is a sound alone'),
+    (
+      dict(prompt='@a', frames=1, ref_videos=[dict(tag='@a', video_url='a', type='extend')]),
+      'frames: 1 of a clip that goes on',
+    ),
     (dict(mode='turbo'), "mode: 'turbo' is not among fast, std, pro"),
     (dict(seed=-1), 'seed: -1 is not in 0 to 4294967295'),
     (dict(seed=2**32), 'seed: 4294967296 is not in'),
@@ -174,6 +183,32 @@ def test_a_model_without_sound_is_asked_for_none(home):
     with pytest.raises(request_rules.RequestError) as error:
       of(**fields)
     assert str(error.value).startswith(f'{field}: ') and 'sound' in str(error.value)
+
+
+def test_an_empty_name_is_no_file():
+  for field, fields in (
+    ('mid_frame_images[0].image_url', dict(mid_frame_images=[dict(image_url='')])),
+    ('ref_images[0].image_urls[1]', dict(ref_images=[dict(PICTURE, image_urls=[__file__, ''])])),
+    ('ref_videos[0].video_url', dict(ref_videos=[dict(tag='@a', video_url='')])),
+    ('ref_audios[0].audio_url', dict(ref_audios=[dict(tag='@a', audio_url='')])),
+  ):
+    told = [problem for name, problem in request_rules.of_files(ask(prompt='@a', **fields))]
+    names = [name for name, _ in request_rules.of_files(ask(prompt='@a', **fields))]
+    assert (names[-1], told[-1]) == (field, 'it is empty; name a file')
+
+
+def test_seconds_are_of_sounds(home):
+  with pytest.raises(request_rules.RequestError, match='seconds: they are of a sound alone'):
+    ask(seconds=5.0).size(SYSTEM, TRAINED)
+  assert ask(frames=0, seconds=5.0).size(SYSTEM, TRAINED).samples == 40000
+
+
+def test_a_mask_that_is_all_white(home):
+  clip = str(home / 'clip.mp4')
+  (home / 'white.png').write_bytes(stills.to_png(np.full((32, 48, 3), 255, np.uint8)))
+  given = ask(video=clip, mask_image=str(home / 'white.png'))
+  with pytest.raises(request_rules.RequestError, match='mask_image: all of it is white'):
+    given.row(SYSTEM, given.size(SYSTEM, TRAINED))
 
 
 def test_a_file_that_breaks_off_is_told_by_its_field(home, monkeypatch):

@@ -62,6 +62,16 @@ def test_sizes_of_a_model_of_sounds_alone(home):
       of(**{field: value})
 
 
+def test_a_duration_in_milliseconds_is_as_many_frames(home, monkeypatch):
+  """As Matroska has it; nor is half a frame at the end of a Refiner's clip none."""
+  clip, probe, lasts = str(home / 'clip.mp4'), media.probe, 2.062
+  monkeypatch.setattr(media, 'probe', lambda path: dataclasses.replace(probe(path), duration=lasts))
+  assert ask(video=clip, fps=16.0).size(SYSTEM, TRAINED).frames == 33
+  film = ask(prompt='@a', ref_videos=[dict(tag='@a', video_url=clip)], fps=16.0)
+  assert film.size(SYSTEM, TRAINED).reference_frames == 33
+  assert media.frames_in(57 / 32, 16.0) == 29 and media.frames_in(1.0, 8.0) == 8
+
+
 def test_frames_at_their_times(home):
   mid = dict(image_url=str(home / 'wide.png'), time_stamp=0.25, tag='@then')
   given = ask(

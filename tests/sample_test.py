@@ -1,5 +1,6 @@
 """`sr4 sample`: clips from a checkpoint, the same bytes for the same seed, clear answers else."""
 
+import argparse
 import json
 import os
 
@@ -137,11 +138,34 @@ def test_wrong_input_is_one_line(home, tmp_path, arguments, told):
   assert out.startswith('sr4: ') and out.count('\n') == 1
 
 
+def test_flags_are_of_requests_too_where_they_say_nothing(tmp_path):
+  (tmp_path / 'asked').write_text('{"prompt": "x"}\n{"prompt": "y", "frames": 9, "mode": "pro"}')
+  parser = argparse.ArgumentParser()
+  sample_verb.arguments(parser)
+  told = ['--checkpoint', 'x', '--out', 'y', '--requests', str(tmp_path / 'asked')]
+  found = sample_verb.requests(parser.parse_args([*told, '--frames', '5', '--mode', 'fast']))
+  assert [(one.frames, one.mode) for one in found] == [(5, 'fast'), (9, 'pro')]
+
+
+def test_only_what_needs_several_batches_is_filled_up(tmp_path):
+  trained = dict(small_run.config(tmp_path))
+  asked = [request.Request('a')] * 3 + [request.Request('b', frames=9)]
+  found = sample_verb.batches(asked, system.build(trained), trained, {}, 2)
+  assert [(len(some), extra) for some, *_, extra in found] == [(2, 0), (1, 1), (1, 0)]
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_numbers_of_sampling_are_finite(value):
+  for name in ('video_guidance_scale', 'shift', 'cache_threshold'):
+    with pytest.raises(ValueError, match=f'{name}=.* must be a finite number'):
+      pipeline.Config(**{name: value})
+
+
 def test_a_config_may_say_nothing_of_sampling(tmp_path):
   """Training does not ask for it."""
   trained = dict(small_run.config(tmp_path))
   del trained['sample']
-  ((_, _, sampling),) = sample_verb.batches(
+  ((_, _, sampling, _),) = sample_verb.batches(
     [request.Request('a')], system.build(trained), trained, dict(shift=2.0), 8
   )
   assert sampling == pipeline.Config(shift=2.0)

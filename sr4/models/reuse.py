@@ -48,7 +48,13 @@ class Reuse:
       added, drift = run()
     else:
       before = self.states[len(self.kept)]
-      drift = each(lambda sum, a, b: sum + change(a, b), before.drift, seen, before.seen)
+      drift = each(
+        lambda sum, a, b, context: sum + change(a, b, context.valid),
+        before.drift,
+        seen,
+        before.seen,
+        contexts,
+      )
       still = each(lambda sum, limit: sum < limit, drift, self.limits)
       skip = jnp.all(jnp.stack([x for x in still if x is not None]))
       added, drift = jax.lax.cond(skip, lambda: (before.added, drift), run)
@@ -61,7 +67,7 @@ def each(f: Callable, *trees: AV) -> AV:
   return AV(*(None if x[0] is None else f(*x) for x in zip(*trees)))
 
 
-def change(now: jax.Array, before: jax.Array) -> jax.Array:
-  """Relative L1, fp32."""
-  now, before = (x.astype(jnp.float32) for x in (now, before))
-  return jnp.mean(jnp.abs(now - before)) / jnp.mean(jnp.abs(before))
+def change(now: jax.Array, before: jax.Array, valid: jax.Array) -> jax.Array:
+  """Relative L1 of the tokens that there are, fp32."""
+  now, before = (jnp.where(valid[..., None], x.astype(jnp.float32), 0) for x in (now, before))
+  return jnp.sum(jnp.abs(now - before)) / jnp.sum(jnp.abs(before))

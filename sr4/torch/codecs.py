@@ -74,13 +74,14 @@ class MMAudio:
     return samples // self.vae.config.hop_length // 2
 
   def encode(self, samples):
-    x = samples[..., 0].to(self.device, self.vae.dtype)
-    z = self.vae.encode(x).latent_dist.mode().float()
+    vae = self.vae.float()  # No spectrum is taken in half precision.
+    z = vae.encode(samples[..., 0].to(self.device, torch.float32)).latent_dist.mode()
     return z.movedim(1, -1) * self.vae.config.scaling_factor
 
   def decode(self, latents, samples: int):
     z = (latents.to(self.device) / self.vae.config.scaling_factor).movedim(-1, 1)
-    x = self.vocoder(self.vae.decode(z.to(self.vae.dtype)).sample).sample.float().movedim(1, -1)
+    mel = self.vae.decode(z.to(self.vae.dtype)).sample.to(self.vocoder.dtype)
+    x = self.vocoder(mel).sample.float().movedim(1, -1)
     return torch.nn.functional.pad(x, (0, 0, 0, max(0, samples - x.shape[1])))[:, :samples]
 
 

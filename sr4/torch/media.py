@@ -93,8 +93,8 @@ class Given:
         raise ValueError(f'{name} is {np.shape(x)}; here it must be {shape}')
     images = ((f'ref_images[{i}]', x) for i, x in enumerate(self.ref_images))
     for name, x in (*known, ('video', self.video), *images, ('ref_video', self.ref_video)):
-      if x is not None and np.asarray(x).dtype != np.uint8:
-        raise ValueError(f'{name} is {np.asarray(x).dtype}; pixels are uint8, from 0 to 255')
+      if x is not None:
+        check_pixels(name, x)
     for name, x in (('audio', self.audio), ('ref_audio', self.ref_audio)):
       if x is not None:
         check_sound(name, x)
@@ -154,6 +154,11 @@ class Given:
     for at, x in stills.items():
       frames[at], known[at] = x, True
     return frames, known
+
+
+def check_pixels(name: str, x):
+  if np.asarray(x).dtype != np.uint8:
+    raise ValueError(f'{name} is {np.asarray(x).dtype}; pixels are uint8, from 0 to 255')
 
 
 def check_sound(name: str, x):

@@ -208,6 +208,9 @@ class SkyReelsV4Pipeline(sampler.Sampler):
     Returns:
       Both in one, frames and sound; the latents are those of the new clip.
     """
+    media.check_pixels('video', video)
+    if np.ndim(video) != 4:
+      raise ValueError(f'video is {np.shape(video)}; frames are [T H W 3]')
     codec, (height, width) = self.codecs.audio, np.shape(video)[1:3]
     size = self.size(num_frames, height, width, fps, sound=asked.get('sound', True))
     if audio is not None:  # As long as the picture.

@@ -57,6 +57,10 @@ def noise(rows: int, of: AV, generator: torch.Generator | None, given: AV | None
 
 def begin(schedulers: AV, steps: int, strength: float, device):
   """The schedulers at their first step, from noise of this strength."""
+  if steps < 1:
+    raise ValueError(f'num_inference_steps={steps} must be at least 1')
+  if not 0 < strength <= 1:
+    raise ValueError(f'strength={strength} must be above 0 and at most 1')
   for scheduler in schedulers:
     scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1], device=device)
     scheduler.sigmas = scheduler.sigmas * strength

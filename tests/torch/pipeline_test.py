@@ -261,11 +261,14 @@ def test_an_extension_is_joined_to_what_it_extends(made, back):
   assert torch.any(silent.video_latents != out.video_latents)  # It heard what came before.
   with pytest.raises(ValueError, match='video has 3 frames, and a clip of 17 goes on from'):
     pipe.extend(PROMPT, video=video[:3], **ask)
+  with pytest.raises(ValueError, match='video is float64; pixels are uint8'):
+    pipe.extend(PROMPT, video=video / 255, **ask)
 
 
 @pytest.mark.parametrize(
   'fields, told',
   [
+    (dict(num_inference_steps=0), 'num_inference_steps=0 must be at least 1'),
     (dict(num_frames=6), r'num_frames=6 must be 1 \+ n \* 4'),
     (dict(width=20), 'width=20 must be a multiple of 8'),
     (dict(mask_video=BOX), 'mask_video without video'),

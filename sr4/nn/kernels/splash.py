@@ -76,7 +76,7 @@ def make(q_block, kv_block, backward, interpret, kept):
   blocks = kernel.BlockSizes(
     block_q=q_block,
     block_kv=kv_block,
-    block_kv_compute=min(kv_block, BLOCK),
+    block_kv_compute=math.gcd(kv_block, BLOCK),
     block_q_dkv=q_block,
     block_kv_dkv=backward or kv_block,
     block_kv_dkv_compute=min(backward or kv_block, BLOCK),
