@@ -184,10 +184,6 @@ class Request:
     usual, changes = pipeline.size_of(system, trained), {}
     for field, problem in request_rules.of_model(self, usual.frames > 0, system.config.audio):
       raise request_rules.RequestError(f'{field}: {problem}')
-    if self.seconds is not None and usual.frames and self.frames is None:
-      raise request_rules.RequestError(
-        'seconds: they are of a sound alone (frames=0); a clip has `frames` or `duration`'
-      )
     for name in ('frames', 'fps', 'sound', 'seconds'):
       if getattr(self, name) is not None:
         changes[name] = getattr(self, name)

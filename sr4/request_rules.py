@@ -19,6 +19,7 @@ SECONDS = 15  # of a clip, and of a reference sound, at most
 CLIP_SECONDS = 10  # of a reference clip
 SLACK = 0.1  # seconds that a file may last longer: the frames of its sound are no smaller
 IMAGES, ENTRIES, MOMENTS = 5, 3, 6  # of one tag, of a request, timed frames
+OF_SOUNDS = 'they are of a sound alone (frames=0); a clip has `frames` or `duration`'
 
 
 class RequestError(errors.UserError):
@@ -67,7 +68,7 @@ def problems(asked):
   if asked.frames is not None and asked.frames < 2 and asked.extension:
     yield 'frames', f'{asked.frames} of a clip that goes on; give more, or leave it out'
   if asked.seconds is not None and (asked.frames or asked.duration is not None):
-    yield 'seconds', 'they are of a sound alone (frames=0); a clip has `frames` or `duration`'
+    yield 'seconds', OF_SOUNDS
   if asked.sound is False and asked.audio:
     yield 'sound', 'it is off, and `audio` is given; leave one of them out'
   if asked.sound is False and asked.voices:
@@ -145,12 +146,17 @@ def named(tag: str) -> re.Pattern:
 
 def of_model(asked, frames: bool, sound: bool):
   """As problems: of what a model does not make, which makes frames, sound or both."""
-  seen = {'frames': asked.frames, 'video': asked.video} if not frames else {}
-  heard = {'sound': asked.sound, 'seconds': asked.seconds, 'audio': asked.audio}
-  heard |= {'frames': asked.frames == 0} | dict(asked.voices)
-  yield from ((name, 'the model makes sounds alone; leave it out') for name in seen if seen[name])
+  if frames and asked.seconds is not None and asked.frames is None:
+    yield 'seconds', OF_SOUNDS
+  if not frames:
+    for name in ('frames', 'video'):
+      if getattr(asked, name):
+        yield name, 'the model makes sounds alone; leave it out'
   if not sound:
-    yield from ((name, 'the model makes no sound; leave it out') for name in heard if heard[name])
+    heard = {name: getattr(asked, name) for name in ('sound', 'seconds', 'audio')}
+    for name, given in (heard | {'frames': asked.frames == 0} | dict(asked.voices)).items():
+      if given:
+        yield name, 'the model makes no sound; leave it out'
     if asked.whole_video:
       yield 'video', 'without a mask its sound is made, and the model makes none; give a mask'
 

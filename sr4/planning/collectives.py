@@ -34,8 +34,8 @@ class Collective:
   kind: str
   axes: str  # 'fsdp', 'fsdp+seq'; 'fsdp:4' is 4 of more along it; '' moves nothing
   sent: float  # bytes, of a device
-  group: tuple[int, ...]  # the first group's places in the mesh; a permute's sources and targets,
-  # one after another
+  # The first group's places in the mesh; of a permute source, target, source, target, ..
+  group: tuple[int, ...]
 
 
 def find(module: hlo.Module, mesh) -> list[dict]:
