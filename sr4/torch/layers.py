@@ -152,7 +152,8 @@ class Stream(nn.Module):
     self.up, self.down = Linear(d, ratio * d), Linear(ratio * d, d)
     self.gate = Linear(d, d) if sparse else None
 
-  def mod(self, shared):
+  def forward(self, shared):
+    """Its modulation [6 b d].  A call, for only then hooks that offload bring the table."""
     return shared[:6] + self.table[:, None]
 
   def project(self, x, mod, angle=None):
@@ -213,10 +214,14 @@ class Branch(nn.Module):
     self.cross = CrossAttention(width, heads) if both else None
     self.cross_table = nn.Parameter(torch.zeros(3, width)) if both else None
 
+  def forward(self, shared):
+    """The modulation of its cross-attention [3 b d], as that of a Stream."""
+    return shared[6:] + self.cross_table[:, None]
+
   def streams(self, ctx: Context):
     """(stream, its modulation) of the modality and of the text."""
     text, text_mod = (self.text, ctx.text_mod) if self.text else (self.tokens, ctx.mod)
-    return (self.tokens, self.tokens.mod(ctx.mod)), (text, text.mod(text_mod))
+    return (self.tokens, self.tokens(ctx.mod)), (text, text(text_mod))
 
   def self_attend(self, x, text, ctx: Context):
     (tokens, mod), (reader, text_mod) = self.streams(ctx)
@@ -236,7 +241,7 @@ class Branch(nn.Module):
     return x + self.text_cross(self.text_norm(x), ctx.prompt, ctx.words, ctx, ctx.lengths[1])
 
   def read_other(self, x, other, ctx: Context, theirs: Context):
-    shift, scale, amount = ctx.mod[6:] + self.cross_table[:, None]
+    shift, scale, amount = self(ctx.mod)
     source = layer_norm(other).to(x.dtype)
     times = ctx.time_angle, theirs.time_angle
     reads = source, theirs.readable, ctx, theirs.lengths[0], times

@@ -43,7 +43,8 @@ class Trunk(nn.Module):
   def read_prompt(self, text):
     return self.text_out(functional.gelu(self.text_in(text), approximate='tanh'))
 
-  def predict(self, x, time):
+  def forward(self, x, time):
+    """What is predicted of tokens [b s d]."""
     shift, scale = rows(self.head_mod(time), 2) + self.head_table[:, None]
     return self.head(layers.modulate(x, shift, scale))
 
@@ -109,7 +110,7 @@ class MMDiT(ModelMixin, configuration_utils.ConfigMixin, cache_utils.CacheMixin)
       told = contexts._replace(video=without(contexts.video)) if number in dense else contexts
       tokens = layer(*tokens, ctx=told)
     y = layers.paired(tokens, contexts)
-    out = each(lambda i: trunks[i].predict(y[i][0], times[i]))
+    out = each(lambda i: trunks[i](y[i][0], times[i]))
     out = each(lambda i: spread.whole(out[i], contexts[i].lengths[0]))
     return each(lambda i: self.velocities(i, out[i], x, cond, places[i]))
 

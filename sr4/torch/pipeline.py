@@ -23,8 +23,8 @@ from sr4.core.batch import Latents
 from sr4.flow import segments
 from sr4.torch import guidance
 from sr4.torch import media
+from sr4.torch import rules
 from sr4.torch import sampler
-from sr4.torch import steps
 from sr4.torch.sampler import SkyReelsV4Output
 
 
@@ -98,6 +98,7 @@ class SkyReelsV4Pipeline(sampler.Sampler):
     Raises:
       ValueError: arguments that do not go together, or media of another size.
     """
+    rules.check(rules.of_output(output_type))
     given = media.Given(
       *(image, last_image, mid_images or {}, video, mask_video, audio, mask_audio),
       *(ref_images, ref_video, ref_audio),
@@ -105,9 +106,12 @@ class SkyReelsV4Pipeline(sampler.Sampler):
     size = self.size(num_frames, height, width, fps, seconds, sound, num_keyframes, keyframe_scale)
     at = segments.keyframes_at(size, self.codecs.video.time_factor)
     cond, clips = self._told(prompt, prompt_embeds, given, size, at)
-    away = self.negative(cond, negative_prompt, negative_prompt_embeds)
+    away = self.negative('negative_prompt', cond, negative_prompt, negative_prompt_embeds)
     heard = audio_negative_prompt, audio_negative_prompt_embeds
-    heard = away if heard == (None, None) else self.negative(cond, *heard)
+    if any(told is not None for told in heard):
+      heard = self.negative('audio_negative_prompt', cond, *heard)
+    else:
+      heard = away
     alone, bare = guidance.alone(cond), guidance.bare(cond)
     conditions = (
       (AV(video_guidance_scale, audio_guidance_scale), AV(away, heard)),
@@ -161,21 +165,20 @@ class SkyReelsV4Pipeline(sampler.Sampler):
       num_frames, height, width, fps: of what is made, and of what is given of it.
       strength: of the noise it begins with; below 1 the enlarged clip is in it.
     """
+    rules.check(rules.of_output(output_type))
     given = media.Given(
       *(image, last_image, mid_images or {}, video, mask_video),
       ref_images=ref_images,
       ref_video=ref_video,
     )
-    if given.clean.video:
-      raise ValueError('video without mask_video; nothing in it would be made')
     size = self.size(num_frames, height, width, fps, sound=False)
     low, at = self._low(size, video_latents, keyframe_latents, keyframes_at)
     size = dataclasses.replace(size, low=low)
-    has = Latents(
-      low=steps.placed(video_latents, 'cpu'), keyframes=steps.placed(keyframe_latents, 'cpu')
-    )
+    here = lambda z: None if z is None else torch.as_tensor(z).cpu()
+    has = Latents(low=here(video_latents), keyframes=here(keyframe_latents))
     cond, clips = self._told(prompt, prompt_embeds, given, size, at, has)
-    away, bare = self.negative(cond, negative_prompt, negative_prompt_embeds), guidance.bare(cond)
+    away = self.negative('negative_prompt', cond, negative_prompt, negative_prompt_embeds)
+    bare = guidance.bare(cond)
     conditions = (
       (AV(video_guidance_scale, 1.0), AV(away, away)),
       (AV(reference_scale, 1.0), AV(bare, bare)),
@@ -208,14 +211,13 @@ class SkyReelsV4Pipeline(sampler.Sampler):
     Returns:
       Both in one, frames and sound; the latents are those of the new clip.
     """
-    media.check_pixels('video', video)
-    if np.ndim(video) != 4:
-      raise ValueError(f'video is {np.shape(video)}; frames are [T H W 3]')
+    rules.check(rules.of_frames('video', video))
     codec, (height, width) = self.codecs.audio, np.shape(video)[1:3]
     size = self.size(num_frames, height, width, fps, sound=asked.get('sound', True))
+    length = media_lib.audio_length(len(video), fps, codec.sample_rate)
+    silent = self.transformer.audio is None
+    rules.check(rules.of_extension(length, audio, size, codec, silent))
     if audio is not None:  # As long as the picture.
-      media.check_sound('audio', audio)
-      length = media_lib.audio_length(len(video), fps, codec.sample_rate)
       audio = media.fitted(audio, length)
     source = media_lib.Clip(np.asarray(video), fps, audio, codec.sample_rate)
     extension = extension_lib.Extension('video', back)

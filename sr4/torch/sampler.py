@@ -23,6 +23,7 @@ from sr4.torch import codecs
 from sr4.torch import conditioning
 from sr4.torch import guidance
 from sr4.torch import media
+from sr4.torch import rules
 from sr4.torch import steps
 from sr4.torch.mmdit import MMDiT
 
@@ -92,11 +93,14 @@ class Sampler(diffusers.DiffusionPipeline):
     keyframe_scale: int = 1,
   ) -> Size:
     """The static shape of a clip, as sr4.models.system.System.size."""
-    sound = sound and self.transformer.audio is not None
-    length = frames / fps if frames else seconds
-    samples = round(length * self.codecs.audio.sample_rate) if sound else 0
+    samples, codecs = 0, self.codecs
+    if sound and self.transformer.audio is not None:
+      length = frames / fps if frames and fps else seconds
+      samples = round(length * codecs.audio.sample_rate)
     scale = keyframe_scale if keyframes else 1
-    return Size(frames, height, width, fps, samples, keyframes, scale)
+    size = Size(frames, height, width, fps, samples, keyframes, scale)
+    rules.check(rules.of_size(size, seconds, codecs, self.transformer.patch))
+    return size
 
   def encode_prompt(self, prompt) -> tuple[torch.Tensor, torch.Tensor]:
     """(embeddings [b m e], bool [b m]) by the text encoder of the training.
@@ -116,43 +120,46 @@ class Sampler(diffusers.DiffusionPipeline):
       )
     return torch.from_numpy(read), torch.from_numpy(valid)
 
-  def negative(self, cond: Condition, prompt=None, embeds=None) -> Condition:
-    """The condition with another prompt, or with none."""
+  def negative(self, name: str, cond: Condition, prompt=None, embeds=None) -> Condition:
+    """The condition with another prompt, or with none; `name`: of its argument."""
     if prompt is None and embeds is None:
       return guidance.untold(cond)
-    text, valid = embeds or self.encode_prompt(prompt)
+    text, valid = self._read(name, prompt, embeds)
     rows = len(cond.text)
     if len(text) not in (1, rows):
-      raise ValueError(
-        f'{len(text)} negative prompts for {rows} prompts; give one, or one for each'
-      )
+      raise ValueError(f'{len(text)} of {name} for {rows} prompts; give one, or one for each')
     told = lambda x: x.expand(rows, *x.shape[1:]).to(cond.text.device)
     return dataclasses.replace(cond, text=told(text), text_valid=told(valid))
 
+  def _read(self, name: str, prompt, embeds) -> tuple[torch.Tensor, torch.Tensor]:
+    """(embeddings [b m e], bool [b m]) of prompts, or as they are given."""
+    rules.check(rules.of_text(name, prompt, embeds, self.transformer.config.text_width))
+    text, valid = embeds if embeds is not None else self.encode_prompt(prompt)
+    return torch.as_tensor(text), torch.as_tensor(valid).bool()
+
   def _told(self, prompt, embeds, given: media.Given, size: Size, at, has: Latents = Latents()):
     """(what the model is told, on its device; what was given, as one row)."""
-    codecs, patch = self.codecs, self.transformer.patch
-    given.check(size, codecs.video, patch)
-    text, valid = embeds or self.encode_prompt(prompt)
+    codecs, patch, silent = self.codecs, self.transformer.patch, self.transformer.audio is None
+    rules.check(rules.of_given(given, size, codecs, silent))
+    text, valid = self._read('prompt', prompt, embeds)
+    rules.check(rules.of_references(prompt, given))
+    if has.low is not None and len(has.low) not in (1, len(text)):
+      raise ValueError(f'video_latents are of {len(has.low)} clips, and {len(text)} prompts given')
     clips = given.clips(size, at, text, valid, has)
     cond = conditioning.condition(codecs, size, patch, clips)
     return steps.placed(cond, self._execution_device), clips
 
-  def _low(self, size: Size, latents, keyframe_latents, at) -> tuple[Low, tuple[int, ...] | None]:
+  def _low(self, size: Size, latents, keyframes, at) -> tuple[Low, tuple[int, ...] | None]:
     """The low clip of a Refiner, and which of its frames are keyframes; None: none is."""
-    codec, (_, t, h, w, _) = self.codecs.video, latents.shape
+    codec, silent = self.codecs.video, self.transformer.audio is None
+    rules.check(rules.of_low(latents, keyframes, at, size, codec, silent))
+    _, t, h, w, _ = latents.shape
     frames = 1 + (t - 1) * codec.time_factor
-    if size.frames != 1 and (frames == 1 or (size.frames - 1) % (frames - 1)):
-      raise ValueError(f'num_frames={size.frames} must be 1 + n * {frames - 1}, those of the clip')
     low = Low(frames, h * codec.space_factor, w * codec.space_factor)
-    if keyframe_latents is None:
+    if keyframes is None:
       return low, None
-    count = keyframe_latents.shape[1]
-    like = dataclasses.replace(size, frames=frames, keyframes=count)
-    at = tuple(at) or segments.keyframes_at(like, codec.time_factor)
-    if len(at) != count:
-      raise ValueError(f'keyframes_at has {len(at)} frames; keyframe_latents are of {count}')
-    return low, at
+    like = dataclasses.replace(size, frames=frames, keyframes=keyframes.shape[1])
+    return low, tuple(at) or segments.keyframes_at(like, codec.time_factor)
 
   def _noise(self, cond: Condition, size: Size, generator, given: AV | None) -> AV:
     heard = self.codecs.audio
@@ -185,12 +192,13 @@ class Sampler(diffusers.DiffusionPipeline):
     steps.begin(schedulers, count, strength, self._execution_device)
     self.interrupt = False
     self.transformer._reset_stateful_cache()  # Of a call that an error ended.
+    shapes = AV(*(z and tuple(tuple(part.shape) for part in z) for z in x))
     with self.progress_bar(total=count) as bar:
       for i in range(count):
         x = steps.advance(velocity, schedulers, i, x, clean)
         if callback:
           told = callback(self, i, self.scheduler.timesteps[i], {'latents': x}) or {}
-          x = told.get('latents', x)
+          x = steps.placed(steps.checked(told.get('latents', x), shapes), self._execution_device)
         bar.update()
         if self.interrupt:
           break

@@ -46,13 +46,22 @@ def noise(rows: int, of: AV, generator: torch.Generator | None, given: AV | None
     raise ValueError(f'generator is a {kind}; give one torch.Generator, which draws for all rows')
   device = generator.device if generator else 'cpu'
   draw = lambda shape: torch.randn(rows, *shape, generator=generator, device=device)
-  given = given or AV(None, None)
-  x = AV(*(like and (mine or tuple(map(draw, like))) for like, mine in zip(of, given)))
-  found = AV(*(z and tuple(tuple(part.shape) for part in z) for z in x))
-  wanted = AV(*(like and tuple((rows, *shape) for shape in like) for like in of))
-  if found != wanted:
-    raise ValueError(f'latents are {found}; here they must be {wanted}')
-  return AV(*(z and tuple(part.float() for part in z) for z in x))
+  given = AV(None, None) if given is None else given
+  if isinstance(given, AV):
+    own = lambda like, mine: tuple(map(draw, like)) if mine is None else mine
+    given = AV(*(like and own(like, mine) for like, mine in zip(of, given)))
+  return checked(given, AV(*(like and tuple((rows, *shape) for shape in like) for like in of)))
+
+
+def checked(latents, shapes: AV) -> AV:
+  """Latents in fp32, ValueError where they are no AV of tuples of these shapes."""
+  lists = isinstance(latents, AV) and all(isinstance(z, tuple | list | None) for z in latents)
+  found = lists and AV(*(z and tuple(tuple(np.shape(part)) for part in z) for z in latents))
+  if found != shapes:
+    raise ValueError(
+      f'latents are {found or type(latents).__name__}; here they must be {shapes}, AV of tuples'
+    )
+  return AV(*(z and tuple(torch.as_tensor(part).float() for part in z) for z in latents))
 
 
 def begin(schedulers: AV, steps: int, strength: float, device):

@@ -1,11 +1,14 @@
 """sr4/torch/pipeline.py beside sr4/pipeline.py: the same clips from the same noise."""
 
 import dataclasses
+import types
 
+import accelerate
 import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 import torch
 
@@ -16,11 +19,14 @@ from sr4.core import config as config_lib
 from sr4.core import tree
 from sr4.core.av import AV
 from sr4.core.batch import Latents
+from sr4.core.batch import Size
 from sr4.flow import path as path_lib
 from sr4.flow import segments
 from sr4.models import system as system_lib
 from sr4.torch import layers
+from sr4.torch import media
 from sr4.torch import MMDiT
+from sr4.torch import rules
 from sr4.torch import SkyReelsV4Pipeline
 from sr4.training import checkpoint
 from tests import small_run
@@ -39,6 +45,7 @@ SHIFTS = dict(shift=3.0, audio_shift=2.0)
 HEARD = np.arange(5000) < 1700
 LARGE = FRAMES.repeat(2, 1).repeat(2, 2)
 PICTURE = FRAMES[3, ::-1]
+WORDS = torch.zeros(1, 8, 32), torch.ones(1, 8, dtype=torch.bool)
 
 
 def exported(path, randomized, **model):
@@ -209,6 +216,36 @@ def test_a_refiner(tmp_path, randomized, relative):
   assert np.mean(out.frames[0] != clip.frames) < 0.01
 
 
+def test_what_no_refiner_can_do_is_told(made, tmp_path, randomized):
+  _, _, pipe = exported(tmp_path, randomized, audio=False, patch=(1, 1, 1))
+  low = torch.zeros(1, 3, 4, 4, 16)
+  keys = torch.zeros(1, 2, 8, 8, 16)
+  ask = dict(video_latents=low, num_frames=17, height=32, width=32, num_inference_steps=1)
+  for fields, told in (
+    (
+      dict(video_latents=low[0]),
+      r'video_latents are \(3, 4, 4, 16\); they must be \(b, t, h, w, 16',
+    ),
+    (dict(num_frames=21), r'num_frames=21 must be 1 \+ n \* 8'),
+    (dict(num_frames=1), r'num_frames=1 must be 1 \+ n \* 8'),
+    (dict(height=8), 'height=8 is less than that of the clip, 16'),
+    (dict(keyframes_at=(0,)), 'keyframes_at without keyframe_latents'),
+    (dict(keyframe_latents=keys[:, :, :4]), r'keyframe_latents are .* must be \(1, k, 8, 8, 16\)'),
+    (dict(keyframe_latents=keys, keyframes_at=(0,)), 'keyframes_at has 1 frames; keyframe_latents'),
+    (dict(keyframe_latents=keys, keyframes_at=(0, 9)), 'must be frames of the clip, 0 to 8'),
+    (dict(keyframe_latents=keys, keyframes_at=(3, 4)), 'two of them are under one latent'),
+    (dict(video_latents=low.repeat(2, 1, 1, 1, 1)), 'are of 2 clips, and 1 prompts given'),
+    (dict(video=np.zeros((17, 32, 32, 3), np.uint8)), 'video without mask_video, and no sound'),
+    (dict(output_type='pil'), "output_type='pil'"),
+  ):
+    with pytest.raises(ValueError, match=told):
+      pipe.refine(PROMPT, **(ask | fields))
+  with pytest.raises(ValueError, match='audio, and the model makes no sound; leave it out'):
+    pipe(PROMPT, **(CLIP | dict(audio=SAMPLES, num_inference_steps=1)))
+  with pytest.raises(ValueError, match='this model makes sound, so it is no Refiner'):
+    made[2].refine(PROMPT, **ask)
+
+
 def test_a_refiner_is_given_a_source_and_references(tmp_path, randomized, relative):
   model = dict(audio=False, sparse=dict(tile=(4, 4, 4), sparsity=0.5), patch=(1, 1, 1))
   system, ours, pipe = exported(tmp_path, randomized, **model)
@@ -261,8 +298,15 @@ def test_an_extension_is_joined_to_what_it_extends(made, back):
   assert torch.any(silent.video_latents != out.video_latents)  # It heard what came before.
   with pytest.raises(ValueError, match='video has 3 frames, and a clip of 17 goes on from'):
     pipe.extend(PROMPT, video=video[:3], **ask)
-  with pytest.raises(ValueError, match='video is float64; pixels are uint8'):
-    pipe.extend(PROMPT, video=video / 255, **ask)
+  for fields, told in (
+    (dict(video=video / 255), 'video is float64; pixels are uint8'),
+    (dict(video=video[0]), r'video is \(16, 16, 3\); frames are \[T H W 3\]'),
+    (dict(audio=audio, sound=False), 'audio, and sound=False; leave out one of them'),
+    (dict(audio=audio[:7000]), 'audio lasts 0.875 s, and the clip 1.125 s; give a longer one'),
+    (dict(num_frames=1), 'num_frames=1 of a clip that goes on; give more'),
+  ):
+    with pytest.raises(ValueError, match=told):
+      pipe.extend(PROMPT, **(ask | dict(video=video) | fields))
 
 
 @pytest.mark.parametrize(
@@ -285,7 +329,7 @@ def test_an_extension_is_joined_to_what_it_extends(made, back):
     (dict(num_frames=0, seconds=0.5, ref_images=[FRAMES[0]]), 'num_frames=0 is a sound alone'),
     (dict(num_frames=1, image=FRAMES[0], last_image=FRAMES[4]), 'num_frames=1, and image and'),
     (dict(generator=[torch.Generator()]), 'generator is a list; give one torch.Generator'),
-    (dict(negative_prompt=['x', 'y', 'z']), '3 negative prompts for 1 prompts; give one, or'),
+    (dict(negative_prompt=['x', 'y', 'z']), '3 of negative_prompt for 1 prompts; give one, or'),
     (dict(ref_video=FRAMES[:3]), r'ref_video is \(3, 16, 16, 3\); here it must be \(1 \+ n \* 4'),
     (dict(num_keyframes=3), 'num_keyframes=3: 5 frames have at most 2'),
     (dict(num_keyframes=1, image=FRAMES[0]), r'image is .*; here it must be \(32, 32, 3\)'),
@@ -297,13 +341,52 @@ def test_an_extension_is_joined_to_what_it_extends(made, back):
     (dict(audio=(SAMPLES * 32767).astype(np.int16)), r'audio is int16 \(.*, 1\); sound is float'),
     (dict(ref_audio=SAMPLES[:, 0]), r'ref_audio is float32 \(.*,\); sound is float \[n channels\]'),
     (dict(prompt=None), 'neither prompt nor prompt_embeds'),
+    (dict(prompt=[]), r'prompt is \[\]; give a string, or a list of them'),
+    (dict(prompt_embeds=WORDS), 'prompt and prompt_embeds; give one of them'),
+    (dict(prompt=None, prompt_embeds=WORDS[0]), r'prompt_embeds is a Tensor; give \(embeddings'),
+    (dict(negative_prompt_embeds=(*WORDS[:1], WORDS[0])), 'negative_prompt_embeds are .* must be'),
+    (dict(prompt='@image_1 bounces'), 'prompt: references: the prompt names @image_1'),
+    (dict(ref_images=[PICTURE]), 'prompt: references: @image_1 is given, but the prompt does not'),
+    (dict(ref_images=Image.fromarray(PICTURE)), 'ref_images is a Image; give a list of pictures'),
+    (dict(mid_images=[PICTURE]), r'mid_images is a list; give \{frame: picture\}'),
     (dict(latents=AV((torch.zeros(1, 2, 4, 4, 3),), None)), r'latents are .*; here they must be'),
+    (dict(latents=torch.zeros(1, 2, 4, 4, 16)), 'latents are Tensor; here they must be .*, AV of'),
+    (dict(callback_on_step_end=lambda *_: {'latents': 0}), 'latents are int; here they must be'),
+    (dict(output_type='pil'), "output_type='pil'; it is 'np' or 'latent'"),
+    (dict(fps=0), 'fps=0 must be above 0'),
+    (dict(seconds=1.0), r'seconds=1.0 is of a sound alone \(num_frames=0\)'),
+    (dict(num_frames=0, seconds=-1.0), 'seconds=-1.0 must be 0 or above'),
+    (dict(num_frames=5.0), 'num_frames=5.0 must be a whole number'),
+    (dict(num_keyframes=-1), 'num_keyframes=-1 must be a whole number'),
+    (dict(num_keyframes=1, keyframe_scale=0), 'keyframe_scale=0 must be a whole number, 1 or'),
+    (dict(num_frames=0, seconds=0.5, num_keyframes=1), 'num_keyframes=1 of a sound alone'),
+    (dict(video=LARGE, num_keyframes=2), 'num_keyframes; a clip that stays has none to make'),
+    (dict(video=FRAMES, audio=SAMPLES), 'video without mask_video, and no sound to make'),
+    (dict(video=FRAMES, sound=False), 'video without mask_video, and no sound to make'),
+    (dict(num_frames=0, seconds=0.5, audio=SAMPLES), 'num_frames=0; nothing would be made'),
+    (dict(video=FRAMES, mask_video=BOX & False), 'mask_video is the same everywhere'),
+    (dict(ref_audio=SAMPLES, sound=False), 'ref_audio, and sound=False; leave out one of them'),
+    (dict(audio=SAMPLES.repeat(2, 1)), r'audio is \(.*, 2\); its channels must be 1'),
+    (dict(audio=SAMPLES[:4000]), 'audio lasts 0.5 s, and the clip 0.625 s; give a longer one'),
+    (dict(audio=SAMPLES * np.nan), 'audio has samples that are no finite number'),
   ],
 )
 def test_what_does_not_go_together_is_told(made, fields, told):
   _, _, pipe = made
   with pytest.raises(ValueError, match=told):
     pipe(**(dict(prompt=PROMPT, num_inference_steps=1) | CLIP | fields))
+
+
+def test_sounds_of_no_latent_are_told():
+  """A codec that drops what is left over, as MMAudio's."""
+  codec = types.SimpleNamespace(
+    sample_rate=8000, audio_channels=1, latent_length=lambda samples: samples // 1024
+  )
+  size, codecs = Size(0, 0, 0, 8.0, 1000), AV(None, codec)
+  with pytest.raises(ValueError, match='a sound of 1000 samples is shorter than one latent'):
+    rules.check(rules.of_size(size, 0.125, codecs, (1, 1, 1)))
+  with pytest.raises(ValueError, match='ref_audio has 1000 samples, which are less than one'):
+    rules.check(rules.of_sounds(media.Given(ref_audio=SAMPLES[:1000]), size, codec))
 
 
 def test_diffusers_saves_and_quantises_it(made, tmp_path):
@@ -322,6 +405,21 @@ def test_diffusers_saves_and_quantises_it(made, tmp_path):
   rough = again(PROMPT, **ask, **CLIP).video_latents
   assert 0 < float((rough - wanted).norm() / wanted.norm()) < 0.1
   assert isinstance(again.transformer, MMDiT)
+
+
+def test_weights_come_as_they_are_needed(made, tmp_path):
+  """What enable_sequential_cpu_offload does, which asks for a GPU."""
+  _, _, pipe = made
+  pipe.save_pretrained(tmp_path)
+  again = SkyReelsV4Pipeline.from_pretrained(tmp_path)
+  again.set_progress_bar_config(disable=True)
+  accelerate.cpu_offload(again.transformer, 'cpu', offload_buffers=True)
+  assert {w.device.type for w in again.transformer.parameters()} == {'meta'}
+  latents = AV((torch.randn(1, 2, 4, 4, 16),), (torch.randn(1, 20, 32),))
+  ask = dict(num_inference_steps=2, latents=latents, **CLIP)
+  wanted, found = pipe(PROMPT, **ask), again(PROMPT, **ask)
+  torch.testing.assert_close(found.video_latents, wanted.video_latents)
+  torch.testing.assert_close(found.audio_latents, wanted.audio_latents)
 
 
 def test_a_cache_of_diffusers_skips_layers(made, monkeypatch):
