@@ -53,6 +53,7 @@ def main(args):
   with sharding.default_mesh(), shards.appearing(args.out) as folder:
     FORMATS[args.format](folder, args.checkpoint, step, page, weights, args.dtype)
     told = {'config': page['config'], 'step': step, 'weights': weights, 'dtype': args.dtype}
+    told['sample'] = sampling(page)
     folder.json(shards.PAGE, told)
   took = time.monotonic() - began
   print(
@@ -86,15 +87,16 @@ def diffusers(folder, directory: str, step: int, page: dict, weights: str, dtype
     index[name] = ('diffusers', kind, fields)
     shapes = {n: x.shape for n, x in tensors.items()}
     folder.tensors(f'{name}/{STEM}', shapes, tensors.values(), 'float32')
-  sample = page['config'].get('sample', {})
+  sample = sampling(page)
   for name, shift in (('scheduler', 'shift'), ('audio_scheduler', 'audio_shift')):
-    fields = {'num_train_timesteps': 1000, 'shift': sample.get(shift, 1.0)}
+    fields = {'num_train_timesteps': 1000, 'shift': sample[shift]}
     index[name] = ('diffusers', 'FlowMatchEulerDiscreteScheduler', fields)
   for name, (_, kind, fields) in index.items():
     file = 'scheduler_config.json' if name.endswith('scheduler') else 'config.json'
     folder.json(f'{name}/{file}', {'_class_name': kind} | fields)
   parts = {name: of[:2] for name, of in index.items()}
   told = {name: page['config'][name] for name in ('video_codec', 'audio_codec', 'text')}
+  told['sample'] = sample
   folder.json('model_index.json', {'_class_name': 'SkyReelsV4Pipeline', 'sr4': told} | parts)
 
 
@@ -121,6 +123,16 @@ def program(folder, directory: str, step: int, page: dict, weights: str, dtype: 
   folder.save('inputs.safetensors', [safetensors.save(stablehlo.inputs(known, size, prompt))])
   with open(stablehlo.RUNNER, 'rb') as f:
     folder.save('run.py', [f.read()])
+
+
+def sampling(page: dict) -> dict:
+  """Every field of the way to sample that the training names (sr4/steps.py)."""
+  import dataclasses
+
+  from sr4 import steps
+  from sr4.core import config
+
+  return dataclasses.asdict(config.build(steps.Config, page['config'].get('sample', {}), 'sample'))
 
 
 def transformer(directory: str, step: int, digests: dict, like, weights: str):

@@ -175,9 +175,9 @@ def of_files(asked):
       yield field, str(error)
     else:
       if not (info.has_audio if kind == 'sound' else info.width):
-        yield field, f'{path} has no {kind}'
+        yield field, f'{path} has no {kind} that can be read'
       elif not info.duration and lasts(asked, field):
-        yield field, f'{path} has no length that can be told; write it again'
+        yield field, f'{path} lasts no time that can be told; give a clip, or write it again'
       elif (most := longest(asked, field)) and info.duration > most + SLACK:
         yield field, f'{path} lasts {info.duration:.1f} s; {most} s at most, so cut it'
 

@@ -6,7 +6,8 @@
   x        noisy latents: video [b t h w c], audio [b l c] where the model has sound
   t        [b] of each; 1 is data
   told     known [b t h w c] and mask [b t h w 1] of Eq. 7, text [b m e], text_valid bool [b m],
-           video_positions [b s 3] and audio_positions [b l 1] (core/batch.py `Segment`)
+           video_positions [b s 3] (core/batch.py `Segment`); with sound audio_positions [b l 1]
+           and present bool [b 2]: may the other modality read video, and sound?
   v        as x
 
 Rows, frames, sides, audio latents and text tokens are symbolic, so that one program serves all
@@ -53,8 +54,9 @@ def velocity(like):
     clip, sound = told['video_positions'], told.get('audio_positions')
     video = Segment(told['known'], told['mask'], clip, there(clip))
     audio = None if sound is None else (Segment(None, None, sound, there(sound)),)
-    rows = there(told['text_valid'])[:, 0]
-    cond = Condition(AV((video,), audio), told['text'], told['text_valid'], AV(rows, rows))
+    rows = there(told['text_valid'])[:, :1]
+    present = AV(*jnp.moveaxis(told.get('present', rows.repeat(2, 1)), 1, 0))
+    cond = Condition(AV((video,), audio), told['text'], told['text_valid'], present)
     of = lambda values, one: AV(*(one(values[n]) if n in values else None for n in AV._fields))
     v = model(of(x, lambda z: (z,)), of(t, lambda t: t), cond)
     return {name: getattr(v, name)[0] for name in x}
@@ -84,6 +86,7 @@ def arguments(system, size: Size | None) -> tuple[dict, dict, dict]:
   }
   if c.audio:
     x['audio'], told['audio_positions'] = of(b, l, c.audio_channels), of(b, l, 1)
+    told['present'] = of(b, 2, dtype=bool)
   return x, dict.fromkeys(x, of(b)), told
 
 
@@ -114,4 +117,5 @@ def inputs(system, size: Size, prompt: str) -> dict[str, np.ndarray]:
     codec = system.codecs.audio
     length = codec.latent_length(size.samples)
     found['audio_positions'] = segments.audio_positions(length, codec.rate)[None]
+    found['present'] = np.ones((1, 2), bool)
   return {name: np.asarray(x) for name, x in found.items()}

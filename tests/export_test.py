@@ -77,7 +77,7 @@ def test_a_sound_is_heard_in_half_precision(home, dtype):
   pipe = SkyReelsV4Pipeline.from_pretrained(path / 'out', torch_dtype=dtype)
   sound = np.random.default_rng(0).uniform(-0.5, 0.5, (5000, 1)).astype(np.float32)
   ask = dict(num_frames=5, height=16, width=16, fps=8.0, num_inference_steps=1)
-  out = pipe('a red circle', audio=sound, ref_audio=sound[:2048], **ask)
+  out = pipe('@audio_1 of a red circle', audio=sound, ref_audio=sound[:2048], **ask)
   np.testing.assert_array_equal(out.audio[0], sound)
   assert torch.all(torch.isfinite(out.video_latents))
 

@@ -242,7 +242,7 @@ def test_a_file_that_breaks_off_is_told_by_its_field(home, monkeypatch):
 def test_a_file_without_a_length_is_told_where_that_matters(home, monkeypatch):
   clip, probe = str(home / 'clip.mp4'), media.probe
   monkeypatch.setattr(media, 'probe', lambda path: dataclasses.replace(probe(path), duration=0.0))
-  told = 'has no length that can be told; write it again'
+  told = 'lasts no time that can be told; give a clip, or write it again'
   film, voice = dict(tag='@a', video_url=clip), dict(tag='@a', audio_url=clip)
   picture = dict(PICTURE, image_urls=[clip])
   for field, fields in (

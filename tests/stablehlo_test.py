@@ -29,12 +29,14 @@ from sr4.training import checkpoint
 from tests import small_run
 
 STEPS, SCALE = 4, 3.0
+SAMPLE = dict(shift=3.0, audio_shift=2.0, modality_scale=1.5)
 
 
 def built(randomized, path='nowhere', **model):
   """(system, a model whose every weight says something, config)."""
   config = small_run.config(path)
   config.model.update(model)
+  config.sample.update(SAMPLE)
   page = config_lib.to_json(config)
   system = system_lib.build(page)
   return system, randomized(tree.abstract(system.model, jax.random.key(0)), std=0.1), page
@@ -110,8 +112,8 @@ def test_the_runner_samples_as_we_do(home, tmp_path, relative):
   file = tmp_path / 'latents.safetensors'
   run(
     path / 'out',
-    *('--inputs', 'inputs.safetensors', '--out', file, '--steps', STEPS),
-    *('--scale', SCALE, '--seed', 5),
+    *('--inputs', 'inputs.safetensors', '--out', file),
+    *('--steps', STEPS, '--scale', SCALE, '--seed', 5),
   )
   found, told = (safetensors.load_file(x) for x in (file, path / 'out' / 'inputs.safetensors'))
   random = np.random.default_rng(5)
@@ -132,8 +134,9 @@ def test_the_runner_samples_as_we_do(home, tmp_path, relative):
 
   @jax.jit
   def sampled(model, x, cond):
-    velocity = guidance.guided(model, cond, guidance.Scales(text=AV(SCALE, SCALE)))
-    return solver.euler(velocity, x, solver.times(STEPS, AV(1.0, 1.0)))
+    scales = guidance.Scales(text=AV(SCALE, SCALE), modality=AV(1.5, 1.5))
+    velocity = guidance.guided(model, cond, scales)
+    return solver.euler(velocity, x, solver.times(STEPS, AV(SAMPLE['shift'], 2.0)))
 
   made = sampled(model, sharding.rows(x), cond)
   for name in found:

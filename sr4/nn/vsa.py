@@ -139,9 +139,10 @@ def mean(x, valid, size: int) -> jax.Array:
 
 
 def coarsely(q, k, v, there):
-  """(S [b n i j], O_c [b i n k]) of tiles; there: bool [b j]."""
+  """(S [b n i j], O_c [b i n k]) of tiles; there: bool [b j]; O_c of a row without any is zero."""
   scores = jnp.einsum('bink,bjnk->bnij', q, k, precision=HIGHEST) * q.shape[-1] ** -0.5
-  weights = jax.nn.softmax(jnp.where(there[:, None, None], scores, -jnp.inf), -1)
+  least = jnp.finfo(scores.dtype).min  # No -inf, of which a softmax makes NaN where all are.
+  weights = jax.nn.softmax(jnp.where(there[:, None, None], scores, least), -1)
   return scores, jnp.einsum('bnij,bjnk->bink', weights, v, precision=HIGHEST)
 
 

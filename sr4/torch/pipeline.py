@@ -59,12 +59,12 @@ class SkyReelsV4Pipeline(sampler.Sampler):
     ref_images: Sequence = (),
     ref_video=None,
     ref_audio=None,
-    num_inference_steps: int = 30,
-    video_guidance_scale: float = 4.0,
-    audio_guidance_scale: float = 4.0,
-    modality_scale: float = 1.0,
-    reference_scale: float = 1.0,
-    guidance_rescale: float = 0.0,
+    num_inference_steps: int | None = None,
+    video_guidance_scale: float | None = None,
+    audio_guidance_scale: float | None = None,
+    modality_scale: float | None = None,
+    reference_scale: float | None = None,
+    guidance_rescale: float | None = None,
     prompt_embeds: tuple | None = None,
     negative_prompt_embeds: tuple | None = None,
     audio_negative_prompt_embeds: tuple | None = None,
@@ -89,6 +89,7 @@ class SkyReelsV4Pipeline(sampler.Sampler):
       ref_images: pictures, ref_video: a clip of any length 1 + 4 n, ref_audio: a sound
         [n channels]: what the prompt names.
       audio_negative_prompt: for the sound; as negative_prompt where it is not given.
+      num_inference_steps, scales, guidance_rescale: where not given, as the training samples.
       prompt_embeds: (embeddings [b m e], bool [b m]) in place of the prompt; so the negative ones.
       latents: AV of tuples of noise in place of the generator's: ([b t h w c],) and ([b l c],), and
         [b k h*scale w*scale c] of keyframes behind the clip's.
@@ -99,6 +100,14 @@ class SkyReelsV4Pipeline(sampler.Sampler):
       ValueError: arguments that do not go together, or media of another size.
     """
     rules.check(rules.of_output(output_type))
+    how = self.sampling(
+      num_inference_steps=num_inference_steps,
+      video_guidance_scale=video_guidance_scale,
+      audio_guidance_scale=audio_guidance_scale,
+      modality_scale=modality_scale,
+      reference_scale=reference_scale,
+      guidance_rescale=guidance_rescale,
+    )
     given = media.Given(
       *(image, last_image, mid_images or {}, video, mask_video, audio, mask_audio),
       *(ref_images, ref_video, ref_audio),
@@ -114,14 +123,15 @@ class SkyReelsV4Pipeline(sampler.Sampler):
       heard = away
     alone, bare = guidance.alone(cond), guidance.bare(cond)
     conditions = (
-      (AV(video_guidance_scale, audio_guidance_scale), AV(away, heard)),
-      (AV(modality_scale, modality_scale), AV(alone, alone)),
-      (AV(reference_scale, reference_scale), AV(bare, bare)),
+      (AV(how['video_guidance_scale'], how['audio_guidance_scale']), AV(away, heard)),
+      (AV(*[how['modality_scale']] * 2), AV(alone, alone)),
+      (AV(*[how['reference_scale']] * 2), AV(bare, bare)),
     )
-    velocity = guidance.guided(self.transformer, cond, conditions, guidance_rescale)
+    velocity = guidance.guided(self.transformer, cond, conditions, how['guidance_rescale'])
     x = self._noise(cond, size, generator, latents)
     x, velocity = self._begun(x, velocity, given, clips)
-    x = self._denoised(velocity, x, num_inference_steps, given.clean, callback_on_step_end)
+    count = how['num_inference_steps']
+    x = self._denoised(velocity, x, count, given.clean, callback_on_step_end)
     if not given.clean.video:
       x = guidance.kept(cond, x)
     return self._output(x, size, clips, given, output_type)
@@ -146,10 +156,10 @@ class SkyReelsV4Pipeline(sampler.Sampler):
     mask_video=None,
     ref_images: Sequence = (),
     ref_video=None,
-    num_inference_steps: int = 8,
-    strength: float = 1.0,
-    video_guidance_scale: float = 1.0,
-    reference_scale: float = 1.0,
+    num_inference_steps: int | None = None,
+    strength: float | None = None,
+    video_guidance_scale: float | None = None,
+    reference_scale: float | None = None,
     prompt_embeds: tuple | None = None,
     negative_prompt_embeds: tuple | None = None,
     generator: torch.Generator | None = None,
@@ -164,8 +174,15 @@ class SkyReelsV4Pipeline(sampler.Sampler):
         frames `keyframes_at`, which are spread evenly where none are named.
       num_frames, height, width, fps: of what is made, and of what is given of it.
       strength: of the noise it begins with; below 1 the enlarged clip is in it.
+      num_inference_steps, scales, strength: where not given, as the training samples.
     """
     rules.check(rules.of_output(output_type))
+    how = self.sampling(
+      num_inference_steps=num_inference_steps,
+      strength=strength,
+      video_guidance_scale=video_guidance_scale,
+      reference_scale=reference_scale,
+    )
     given = media.Given(
       *(image, last_image, mid_images or {}, video, mask_video),
       ref_images=ref_images,
@@ -180,16 +197,15 @@ class SkyReelsV4Pipeline(sampler.Sampler):
     away = self.negative('negative_prompt', cond, negative_prompt, negative_prompt_embeds)
     bare = guidance.bare(cond)
     conditions = (
-      (AV(video_guidance_scale, 1.0), AV(away, away)),
-      (AV(reference_scale, 1.0), AV(bare, bare)),
+      (AV(how['video_guidance_scale'], 1.0), AV(away, away)),
+      (AV(how['reference_scale'], 1.0), AV(bare, bare)),
     )
     velocity = guidance.guided(self.transformer, cond, conditions)
     x = self._noise(cond, size, generator, latents)
-    known = cond.segments.video[-1].known
+    known, strength = cond.segments.video[-1].known, how['strength']
     x = x._replace(video=((1 - strength) * known + strength * x.video[0],))
-    x = self._denoised(
-      velocity, x, num_inference_steps, given.clean, callback_on_step_end, strength
-    )
+    count = how['num_inference_steps']
+    x = self._denoised(velocity, x, count, given.clean, callback_on_step_end, strength)
     return self._output(guidance.kept(cond, x), size, clips, given, output_type)
 
   def extend(

@@ -45,7 +45,8 @@ class Sampler(diffusers.DiffusionPipeline):
 
   Args:
     vae, audio_vae, vocoder: of codecs that have weights.
-    sr4: the sections `video_codec`, `audio_codec` and `text` of the config of the training.
+    sr4: the sections `video_codec`, `audio_codec`, `text` and `sample` of the config of the
+      training.
   """
 
   _optional_components: ClassVar = ['vae', 'audio_vae', 'vocoder']
@@ -101,6 +102,11 @@ class Sampler(diffusers.DiffusionPipeline):
     size = Size(frames, height, width, fps, samples, keyframes, scale)
     rules.check(rules.of_size(size, seconds, codecs, self.transformer.patch))
     return size
+
+  def sampling(self, **asked) -> dict:
+    """How to sample; what is None is as the training samples."""
+    trained = dataclasses.asdict(steps_lib.Config()) | (self.config.sr4 or {}).get('sample', {})
+    return {name: trained[name] if x is None else x for name, x in asked.items()}
 
   def encode_prompt(self, prompt) -> tuple[torch.Tensor, torch.Tensor]:
     """(embeddings [b m e], bool [b m]) by the text encoder of the training.

@@ -54,7 +54,8 @@ def mean(x, valid, size: int):
 def coarsely(q, k, v, there):
   """(S [b n i j], O_c [b i n k]) of tiles; there: bool [b j]."""
   scores = torch.einsum('bink,bjnk->bnij', q, k) * q.shape[-1] ** -0.5
-  weights = scores.masked_fill(~there[:, None, None], -torch.inf).softmax(-1)
+  least = torch.finfo(scores.dtype).min  # No -inf, of which a softmax makes NaN where all are.
+  weights = scores.masked_fill(~there[:, None, None], least).softmax(-1)
   return scores, torch.einsum('bnij,bjnk->bink', weights, v)
 
 

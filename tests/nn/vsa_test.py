@@ -174,6 +174,19 @@ def test_gradients_reach_the_gate_and_what_it_lets_through():
   assert np.any(found[3])
 
 
+def test_a_row_without_any_key_is_zero():
+  q, k, v, gate, valid = streams()
+  valid = [x & np.array([[True], [False]]) for x in valid]
+
+  def run(q, k, v, gate):
+    found = attended(q, k, v, gate, valid, [0.5] * 2)
+    return sum(jnp.sum(x) for x in found), found
+
+  slopes, found = jax.jit(jax.grad(run, (0, 1, 2, 3), has_aux=True))(q, k, v, gate)
+  for x in jax.tree.leaves((slopes, found)):
+    assert np.any(x[0]) and not np.any(x[1])
+
+
 MESHES = [
   dict(fsdp=2, seq=4),  # by heads alone
   dict(fsdp=2, seq=2, tensor=2),

@@ -48,11 +48,11 @@ PICTURE = FRAMES[3, ::-1]
 WORDS = torch.zeros(1, 8, 32), torch.ones(1, 8, dtype=torch.bool)
 
 
-def exported(path, randomized, **model):
+def exported(path, randomized, sample=SHIFTS, **model):
   """(system, model, the pipeline of its export)."""
   config = small_run.config(path)
   config.model.update(model)
-  config.sample.update(SHIFTS)
+  config.sample.update(sample)
   page = config_lib.to_json(config)
   system = system_lib.build(page)
   ours = randomized(tree.abstract(system.model, jax.random.key(0)), std=0.1)
@@ -157,6 +157,21 @@ def test_is_the_pipeline_of_ours(made, task, relative):
     assert np.mean(out.keyframes[0] != clip.keyframes) < 0.01
   if clip.samples is not None and out.audio is not None:
     assert relative(out.audio[0], clip.samples[: out.audio.shape[1]]) < 1e-3
+
+
+def test_it_samples_as_the_training_does(tmp_path, randomized):
+  """What is not asked for is the config's; a folder of before it was there has the defaults."""
+  sample = dict(num_inference_steps=3, video_guidance_scale=2.0, modality_scale=1.5)
+  _, _, pipe = exported(tmp_path, randomized, sample)
+  latents = AV((torch.randn(1, 2, 4, 4, 16),), (torch.randn(1, 20, 32),))
+  ask = dict(latents=latents, output_type='latent', **CLIP)
+  found = pipe(PROMPT, **ask).video_latents
+  torch.testing.assert_close(found, pipe(PROMPT, **ask, **sample).video_latents)
+  pipe.register_to_config(sr4={n: x for n, x in pipe.config.sr4.items() if n != 'sample'})
+  sample = dict(num_inference_steps=30, video_guidance_scale=4.0, modality_scale=1.0)
+  other = pipe(PROMPT, **ask).video_latents
+  torch.testing.assert_close(other, pipe(PROMPT, **ask, **sample).video_latents)
+  assert not torch.allclose(other, found, atol=1e-2)
 
 
 def test_two_prompts_are_two_clips(made):
