@@ -6,8 +6,9 @@
 #   127-255  it died of a signal, or its container did: start it again
 #   others   a person has to mend something: a restart would not help
 #
-# Reads SR4_TPU (v5e, v5p, v6e, tpu7x: whose flags) and SR4_CACHE (a folder for compiled programs);
-# sets LIBTPU_INIT_ARGS and JAX_COMPILATION_CACHE_DIR.  Who the other hosts are, jax finds itself.
+# Reads SR4_TPU (v5e, v5p, v6e, tpu7x: whose flags; without its chips jax does not start) and
+# SR4_CACHE (a folder for compiled programs); sets LIBTPU_INIT_ARGS and JAX_COMPILATION_CACHE_DIR.
+# Who the other hosts are, jax finds itself.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -22,13 +23,14 @@ if [[ -n ${SR4_TPU:-} ]]; then
   [[ -r $file ]] || die "SR4_TPU=$SR4_TPU: no flags for it; there is $(ls -m "$here/flags")"
   # The file first: of a flag given twice, the last counts.
   LIBTPU_INIT_ARGS="$(sed 's/#.*//' "$file" | xargs) ${LIBTPU_INIT_ARGS:-}"
-  export LIBTPU_INIT_ARGS
+  export LIBTPU_INIT_ARGS JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu} # Else a CPU would train it.
 fi
 
 # Compiled programs are code that will run: nobody else may write them, and none are fetched.
 cache=${SR4_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/sr4}/compiled-$(id -u)
 mkdir -p "${cache%/*}" && mkdir -m 0700 "$cache" 2>/dev/null # Or it is there.
-if [[ -d $cache && ! -L $cache && -O $cache ]] && chmod 0700 "$cache" &&
+# A shared folder may hand its group down (setgid), which digits alone do not take away.
+if [[ -d $cache && ! -L $cache && -O $cache ]] && chmod u=rwx,go=,ug-s "$cache" &&
   [[ $(stat -c %a "$cache") == 700 ]]; then
   export JAX_COMPILATION_CACHE_DIR=$cache
 else

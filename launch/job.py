@@ -3,8 +3,12 @@
 What is wrong in one is told here, before anything is asked of a cluster.
 """
 
+import argparse
+import contextlib
 import dataclasses
+import io
 import math
+import os
 import pathlib
 import re
 
@@ -13,10 +17,12 @@ from sr4.core import config
 from sr4.core import errors
 from sr4.core import sharding
 from sr4.planning import topology as topology_lib
+from sr4.training import data
+from sr4.training import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 HOST_CHIPS = 4
-MACHINES = ('v5e', 'v5p', 'v6e', 'tpu7x')
+PODS = ('train', 'import')  # verbs that know of other hosts
 
 
 class LaunchError(errors.UserError):
@@ -66,10 +72,12 @@ class Job:
   project: str = ''
   zone: str = ''
   spot: bool = False
+  account: str = 'default'  # the Kubernetes service account
+  fuse: bool = False  # the claim is a bucket
   scratch: str = ''  # gs://..., where Pathways keeps its own files
 
   def __post_init__(self):
-    for field in ('name', 'namespace', 'queue', 'cluster', 'project', 'zone'):
+    for field in ('name', 'namespace', 'queue', 'cluster', 'project', 'zone', 'account'):
       value = getattr(self, field)
       if (value or field == 'name') and not re.fullmatch(r'[a-z]([-a-z0-9]*[a-z0-9])?', value):
         raise LaunchError(
@@ -179,35 +187,64 @@ def option(command: tuple[str, ...], name: str) -> str:
 
 
 def check_command(job: Job):
-  """LaunchError where sr4 would refuse its command at once, or lose what it makes."""
+  """A UserError where sr4 would refuse its command at once, or lose what it makes."""
   verb = job.command[0] if job.command else ''
   if verb not in cli.VERBS:
     raise LaunchError(
       f'{verb!r}: after -- comes what sr4 is to do: {", ".join(cli.VERBS)}, and its options'
     )
-  if verb != 'train':
-    return
-  named = option(job.command, '--config')
-  file = named.partition(':')[0]
-  if not file or not (ROOT / file).is_file():
+  if verb not in PODS and job.hosts > 1:
     raise LaunchError(
-      f'--config {file!r}: no such file; give the path of a config that the image has, '
+      f'{verb} is of one host, and --topology {job.topology} has {job.hosts}: each would do all of '
+      f'it; take a slice of {HOST_CHIPS} chips'
+    )
+  args = parsed(job.command)
+  for name in ('workdir', 'out'):
+    if folder := getattr(args, name, ''):
+      check_folder(name, folder, job.claim)
+  if named := getattr(args, 'config', ''):
+    check_config(named, args.overrides, job.topology, trains=verb == 'train')
+
+
+def parsed(command: tuple[str, ...]) -> argparse.Namespace:
+  """As the verb itself reads it."""
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+      return cli.parsed(cli.module(command[0]), command[1:])
+  except SystemExit as end:
+    raise LaunchError(said.getvalue().strip().splitlines()[-1]) from end
+
+
+def check_folder(name: str, folder: str, claim: str):
+  """LaunchError where what is written there would not be found again."""
+  if folder.startswith('gs://'):
+    raise LaunchError(
+      f'--{name} {folder}: sr4 writes files; mount the bucket (Cloud Storage FUSE) through '
+      '--claim NAME:/PATH --fuse and give a folder under /PATH'
+    )
+  storage = claim.partition(':')[2]
+  if storage and not pathlib.PurePath(os.path.normpath(folder)).is_relative_to(storage):
+    raise LaunchError(
+      f'--{name} {folder} would be lost with its pod; give a folder under {storage}, where '
+      f'--claim {claim} is mounted'
+    )
+
+
+def check_config(named: str, overrides, topology: topology_lib.Topology, trains: bool):
+  """LaunchError or ConfigError of a config that is not there, or that a training would refuse."""
+  file = named.partition(':')[0]
+  place = (ROOT / file).resolve()
+  if not place.is_file() or not place.is_relative_to(ROOT / 'configs'):
+    raise LaunchError(
+      f'--config {file!r}: no such file in the image; give the path of a config that it has, '
       'such as configs/skyreels_v4.py:video1,base'
     )
-  workdir = option(job.command, '--workdir')
-  if not workdir:
-    raise LaunchError('train needs --workdir DIR, on storage that outlives the pods')
-  if workdir.startswith('gs://'):
-    raise LaunchError(
-      f'--workdir {workdir}: sr4 writes files; mount the bucket (Cloud Storage FUSE) through '
-      '--claim NAME:/PATH and give a folder under /PATH'
-    )
-  storage = job.claim.partition(':')[2]
-  if storage and not pathlib.PurePath(workdir).is_relative_to(storage):
-    raise LaunchError(
-      f'--workdir {workdir} would be lost with its pod; give a folder under {storage}, where '
-      f'--claim {job.claim} is mounted'
-    )
-  overrides = [w.removeprefix('--config.') for w in job.command if w.startswith('--config.')]
-  mesh = config.load(str(ROOT / named), overrides).get('mesh', {})
-  sharding.mesh_shape(job.topology.devices, job.topology.slices, **mesh)
+  loaded = config.load(str(ROOT / named), overrides)
+  if not trains:
+    return
+  asked = loop.Sections.of(loaded)
+  mesh = dataclasses.asdict(asked.mesh)
+  shape = sharding.mesh_shape(topology.devices, topology.slices, **mesh)
+  rows = {name: bucket['rows'] for name, bucket in loaded.data.buckets.items()}
+  data.check_rows(rows, shape, asked.step.accumulate)

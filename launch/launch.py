@@ -2,8 +2,7 @@
 
   python -m launch.launch --with jobset --name video5 --topology v5p:8x8x8 \\
       --image REGISTRY/sr4@sha256:... --claim training:/mnt/training -- \\
-      train --config configs/skyreels_v4.py:video5,large --workdir /mnt/training/video5 \\
-      --config.mesh.data=8 --config.mesh.seq=4
+      train --config configs/skyreels_v4.py:video5,large,v5p --workdir /mnt/training/video5
 
 What it prints is a shell script: the description as comments, then each command.
 """
@@ -25,16 +24,18 @@ HELP = {
   'topology': 'v5p:8x8x8, v5p-1024, or 2*v5p:8x8x8 for two slices',
   'image': 'by digest: REGISTRY/sr4@sha256:...',
   'claim': 'NAME:/PATH: a PersistentVolumeClaim and where it is mounted',
-  'uid': 'the user inside the container',
+  'fuse': 'the claim is a bucket, mounted by Cloud Storage FUSE (jobset)',
+  'account': 'the service account of its pods (jobset)',
+  'uid': 'the user inside the container (jobset, queued)',
   'grace': 'seconds from SIGTERM to SIGKILL: longer than one save',
   'restarts': 'at most, after failures of the infrastructure',
-  'namespace': 'of Kubernetes',
-  'queue': 'a LocalQueue of Kueue',
+  'namespace': 'of Kubernetes (jobset)',
+  'queue': 'a LocalQueue of Kueue (jobset, gcluster, pathways)',
   'cluster': 'of GKE (gcluster, pathways, xpk)',
   'project': 'of Google Cloud (gcluster, pathways, queued, xpk)',
   'zone': 'of Google Cloud (gcluster, pathways, queued, xpk)',
   'spot': 'machines that may be taken away (jobset, queued)',
-  'scratch': 'gs://BUCKET/FOLDER for what Pathways itself keeps',
+  'scratch': 'gs://BUCKET/FOLDER for what Pathways itself keeps (pathways)',
 }
 
 

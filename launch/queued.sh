@@ -3,6 +3,8 @@
 # COMMAND before it.  On the host's network, jax finds the other hosts itself.
 set -uo pipefail
 
+registry=${IMAGE%%/*}
+[[ $registry == *-docker.pkg.dev ]] && gcloud --quiet auth configure-docker "$registry"
 code=1
 for ((attempt = 0; attempt <= RESTARTS; attempt++)); do
   docker run --rm --name "$NAME" --net=host --privileged --shm-size=16g \
@@ -11,7 +13,8 @@ for ((attempt = 0; attempt <= RESTARTS; attempt++)); do
     --entrypoint "${COMMAND[0]}" "$IMAGE" "${COMMAND[@]:1}"
   code=$?
   echo "$NAME: exit code $code, attempt $attempt of $RESTARTS"
-  ((code == 42 || code >= 127)) || exit "$code" # What entrypoint.sh says of its codes.
+  # What entrypoint.sh says of its codes; 125 is docker's own: no registry, or no daemon yet.
+  ((code == 42 || code == 125 || code >= 127)) || exit "$code"
   sleep "${PAUSE:-10}"
 done
 exit "$code"

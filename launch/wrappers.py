@@ -14,6 +14,7 @@ from launch import job as job_lib
 
 HERE = pathlib.Path(__file__).parent
 ENTRYPOINT = '/app/launch/entrypoint.sh'  # In the image.
+ALL = ('name', 'topology', 'image', 'command', 'grace', 'restarts')  # Every way reads these.
 # What a restart may mend: a save after SIGTERM (entrypoint.sh), and deaths by a signal or by the
 # container's runtime.  Everything else is a person's to mend.
 RESTART_CODES = (42, *range(127, 256))
@@ -45,8 +46,9 @@ def paired(command: tuple[str, ...]) -> list[str]:
 
 
 def jobset(job: job_lib.Job) -> list[Step]:
-  needs(job, 'claim')
-  return [Step(('kubectl', 'apply', '-f', '-'), manifest(job))]
+  takes(job, needs=('claim',), may=('namespace', 'queue', 'spot', 'uid', 'account', 'fuse'))
+  # One of that name that has ended is in the way, and is said to be: `apply` would do nothing.
+  return [Step(('kubectl', 'create', '-f', '-'), manifest(job))]
 
 
 def manifest(job: job_lib.Job) -> str:
@@ -64,7 +66,7 @@ def manifest(job: job_lib.Job) -> str:
     name, path = job.claim.split(':')
     mounts.append({'name': 'claim', 'mountPath': path})
     volumes.append({'name': 'claim', 'persistentVolumeClaim': {'claimName': name}})
-    environment['SR4_CACHE'] = f'{path}/.cache/sr4'  # Outlives the pods.
+    environment['SR4_CACHE'] = cache(path)
   values = dict(
     NAME=job.name,
     NAMESPACE=job.namespace,
@@ -75,6 +77,8 @@ def manifest(job: job_lib.Job) -> str:
     RESTART_CODES=RESTART_CODES,
     GRACE=job.grace,
     NODES=nodes,
+    ANNOTATIONS={'gke-gcsfuse/volumes': 'true'} if job.fuse else {},  # Brings what mounts it.
+    ACCOUNT=job.account,
     USER_ID=job.uid,
     IMAGE=job.image,
     # Kubernetes expands $(NAME) in arguments, and $$( is how it is told not to.
@@ -89,13 +93,13 @@ def manifest(job: job_lib.Job) -> str:
 
 
 def gcluster(job: job_lib.Job) -> list[Step]:
-  needs(job, 'cluster', 'project', 'zone', 'claim')
+  takes(job, needs=('cluster', 'project', 'zone', 'claim'), may=('queue',))
   return [Step(submission(job))]
 
 
 def pathways(job: job_lib.Job) -> list[Step]:
   """One process drives all slices; XLA's flags go to the proxy, which compiles."""
-  needs(job, 'cluster', 'project', 'zone', 'scratch', 'claim')
+  takes(job, needs=('cluster', 'project', 'zone', 'scratch', 'claim'), may=('queue',))
   if len(job.name) > 22:
     raise job_lib.LaunchError(
       f'--name {job.name!r} has {len(job.name)} characters: with Pathways at most 22'
@@ -118,13 +122,14 @@ def pathways(job: job_lib.Job) -> list[Step]:
 
 def submission(job: job_lib.Job, run=('sr4',)) -> tuple[str, ...]:
   """gcluster's words that Pathways and plain jobs share."""
+  name, path = job.claim.split(':')
   return (
     *('gcluster', 'job', 'submit', '--name', job.name),
     *('--cluster', job.cluster, '--project', job.project, '--location', job.zone),
     *('--compute-type', job.machine.machine, '--topology', job.shape),
     *('--num-slices', str(job.topology.slices)),
     *('--image', job.image, '--env', f'SR4_TPU={job.topology.generation}'),
-    *(('--mount', job.claim.replace(':', ';') + ';rw') if job.claim else ()),
+    *('--env', f'SR4_CACHE={cache(path)}', '--mount', f'{name};{path};rw'),
     *(('--queue', job.queue) if job.queue else ()),
     *('--restarts', str(job.restarts), '--grace-period', f'{job.grace}s'),
     *('--restart-on-exit-codes', ','.join(map(str, RESTART_CODES))),
@@ -134,7 +139,7 @@ def submission(job: job_lib.Job, run=('sr4',)) -> tuple[str, ...]:
 
 def queued(job: job_lib.Job) -> list[Step]:
   """TPU VMs: each runs queued.sh when it boots."""
-  needs(job, 'project', 'zone', 'claim')
+  takes(job, needs=('project', 'zone', 'claim'), may=('spot', 'uid'))
   if not job.machine.runtime:
     raise job_lib.LaunchError(
       f'--topology {job.topology}: {job.topology.generation} is there in GKE alone; take --with '
@@ -169,9 +174,9 @@ def queued(job: job_lib.Job) -> list[Step]:
 
 def xpk(job: job_lib.Job) -> list[Step]:
   """Legacy: Cluster Toolkit has taken xpk's place.  42 and 127-255 restart there by default."""
-  needs(job, 'cluster', 'project', 'zone')
   if job.claim:
     raise job_lib.LaunchError('--claim: xpk mounts storages of its own; take --with gcluster')
+  takes(job, needs=('cluster', 'project', 'zone'))
   return [
     Step(
       (
@@ -204,10 +209,19 @@ WITH = dict(
 )
 
 
-def needs(job: job_lib.Job, *fields: str):
-  for field in fields:
-    if not getattr(job, field):
-      raise job_lib.LaunchError(f'--{field} is needed there; give --{field} NAME')
+def takes(job: job_lib.Job, needs: tuple[str, ...], may: tuple[str, ...] = ()):
+  """LaunchError where an option is missing that this way needs, or given that it does not read."""
+  for field in dataclasses.fields(job):
+    name, value = field.name, getattr(job, field.name)
+    if name in needs and not value:
+      raise job_lib.LaunchError(f'--{name} is needed there; give --{name} NAME')
+    if name not in (*ALL, *needs, *may) and value != field.default:
+      raise job_lib.LaunchError(f'--{name} {value}: nothing reads it there; leave it out')
+
+
+def cache(path: str) -> str:
+  """Where compiled programs outlive their pods (entrypoint.sh)."""
+  return f'{path}/.cache/sr4'
 
 
 def flags_of(generation: str) -> list[str]:

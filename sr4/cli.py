@@ -35,29 +35,37 @@ def main(argv=None):
   if not argv or argv[0] in ('-h', '--help'):
     parser.parse_args(argv or ['--help'])
   verb = parser.parse_args(argv[:1]).verb
-  run(importlib.import_module(f'sr4.{verb}'), argv[1:])
+  run(module(verb), argv[1:])
+
+
+def module(verb: str):
+  return importlib.import_module(f'sr4.{verb}')
 
 
 def run(verb, argv=None):
   """Runs a verb's module: `arguments(parser)`, then `main(args)`.  Errors of users are one line."""
+  try:
+    verb.main(parsed(verb, sys.argv[1:] if argv is None else argv))
+  except (errors.UserError, OSError) as error:
+    raise SystemExit(f'sr4: {error}') from error
+  except KeyboardInterrupt:
+    print('sr4: interrupted; what is written is whole', file=sys.stderr)
+    raise SystemExit(INTERRUPTED) from None
+
+
+def parsed(verb, argv) -> argparse.Namespace:
+  """What the module's main is given: its options, and `overrides` of a config as `key=value`."""
   parser = argparse.ArgumentParser(
     prog=f'sr4 {verb.__spec__.name.rpartition(".")[2]}',
     description=verb.__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   verb.arguments(parser)
-  argv = sys.argv[1:] if argv is None else argv
   own = [a for a in argv if not a.startswith('--config.')]
   args = parser.parse_args(own)
   args.overrides = [a.removeprefix('--config.') for a in argv if a.startswith('--config.')]
-  try:
-    if args.overrides and not getattr(args, 'config', None):
-      raise errors.UserError(
-        f'--config.{args.overrides[0]}: nothing here reads a config; leave it out'
-      )
-    verb.main(args)
-  except (errors.UserError, OSError) as error:
-    raise SystemExit(f'sr4: {error}') from error
-  except KeyboardInterrupt:
-    print('sr4: interrupted; what is written is whole', file=sys.stderr)
-    raise SystemExit(INTERRUPTED) from None
+  if args.overrides and not getattr(args, 'config', None):
+    raise errors.UserError(
+      f'--config.{args.overrides[0]}: nothing here reads a config; leave it out'
+    )
+  return args

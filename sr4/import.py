@@ -30,12 +30,12 @@ def main(args):
   from sr4.core import sharding
 
   if args.export:
-    with pod.joined(), sharding.default_mesh():
+    with pod.joined(steps=False), sharding.default_mesh():
       step, count = exported(args.export, args.out)
     print(f'{args.out}: step {step}, {count / 1e6:.1f} M parameters   --checkpoint={args.out}')
     return
   loaded = config.load(args.config, args.overrides)
-  with pod.joined(), sharding.default_mesh():
+  with pod.joined(steps=False), sharding.default_mesh():
     for section, count in write(loaded, args.out).items():
       print(
         f'{section:<12} {count / 1e6:>9.1f} M parameters   --config.{section}.weights={args.out}'

@@ -77,7 +77,7 @@ def main(args):
   asked = args.bucket or list(buckets)
   mesh = sharding.make_mesh(topology_lib.devices(topology), **dataclasses.asdict(c.mesh))
   data.check_rows(
-    {name: len(buckets[name][1].text_valid) for name in asked}, mesh, c.step.accumulate
+    {name: len(buckets[name][1].text_valid) for name in asked}, mesh.shape, c.step.accumulate
   )
   price = args.chip_hour_usd or cost.CHIP_HOUR_USD[topology.generation]
   shape, steps, rows, refused = dict(mesh.shape), cost.steps(config), [], {}

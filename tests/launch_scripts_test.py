@@ -91,6 +91,14 @@ def test_a_long_save_is_waited_for_and_a_second_signal_is_passed_on(entrypoint, 
   assert code == 42 and out == 'got 2\nsaved\n'
 
 
+def test_without_chips_there_is_no_training_on_a_tpu(entrypoint, monkeypatch):
+  monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+  say = 'echo "[${JAX_PLATFORMS-}]"'
+  assert finish(entrypoint(say, SR4_TPU='v5p'))[1] == '[tpu,cpu]\n'
+  assert finish(entrypoint(say, SR4_TPU='v5p', JAX_PLATFORMS='proxy'))[1] == '[proxy]\n'
+  assert finish(entrypoint(say))[1] == '[]\n'
+
+
 def test_what_the_child_is_told(entrypoint, tmp_path, monkeypatch):
   environment = 'echo "$LIBTPU_INIT_ARGS|$JAX_COMPILATION_CACHE_DIR|$*"'
   monkeypatch.delenv('LIBTPU_INIT_ARGS', raising=False)
@@ -111,6 +119,10 @@ def test_a_cache_that_others_may_write_is_closed_or_left(entrypoint, tmp_path):
   folder.chmod(0o777)
   finish(entrypoint('true'))
   assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+  folder.rmdir()
+  folder.parent.chmod(0o2770)  # A shared folder, whose group its folders get.
+  _, out = finish(entrypoint('echo "[${JAX_COMPILATION_CACHE_DIR-none}]"'))
+  assert out == f'[{folder}]\n' and folder.stat().st_mode & 0o7777 == 0o700
   folder.rmdir()
   elsewhere = tmp_path / 'elsewhere'
   elsewhere.mkdir()
@@ -234,6 +246,7 @@ def test_wrong_words(words, told):
     ((0,), 1, 0),
     ((42, 42, 0), 3, 0),
     ((42, 1), 2, 1),
+    ((125, 0), 2, 0),
     ((1,), 1, 1),
     ((126,), 1, 126),
     ((137,) * 3, 3, 137),

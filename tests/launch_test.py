@@ -18,13 +18,27 @@ from sr4.planning import topology as topology_lib
 HERE = pathlib.Path(wrappers.__file__).parent
 DIGEST = 'us-docker.pkg.dev/project/images/sr4@sha256:' + '0123456789abcdef' * 4
 CONFIG = 'configs/skyreels_v4.py:video5,large'
-TRAIN = ('train', '--config', CONFIG, '--workdir', '/mnt/t/video5', '--config.mesh.data=4')
+SAMPLE = ('sample', '--checkpoint', 'c', '--prompt', 'a')
+IMPORT = ('import', '--export', 'there', '--out', '/mnt/t/x')
+MESH = '--config.mesh.seq=4', '--config.mesh.data=4'
+TRAIN = ('train', '--config', CONFIG, '--workdir', '/mnt/t/video5', *MESH)
 
 
 def job(topology='2*v5p:4x4x8', command=TRAIN, **fields) -> job_lib.Job:
-  given = dict(name='video5', image=DIGEST, claim='training:/mnt/t', scratch='gs://bucket/scratch')
-  given |= dict(cluster='tpus', project='project', zone='us-central1-a') | fields
+  given = dict(name='video5', image=DIGEST, claim='training:/mnt/t') | fields
   return job_lib.Job(topology=topology_lib.parse(topology), command=tuple(command), **given)
+
+
+ZONE = dict(project='project', zone='us-central1-a')
+CLUSTER = ZONE | dict(cluster='tpus')
+NEEDS = dict(
+  jobset={},
+  gcluster=CLUSTER,
+  pathways=CLUSTER | dict(scratch='gs://bucket/scratch'),
+  queued=ZONE,
+  xpk=CLUSTER | dict(claim=''),
+  local={},
+)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +53,7 @@ def job(topology='2*v5p:4x4x8', command=TRAIN, **fields) -> job_lib.Job:
   ],
 )
 def test_slices_by_the_names_of_the_cloud(topology, accelerator, shape, hosts, machine, slice_name):
-  found = job(topology)
+  found = job(topology, IMPORT)
   assert (found.machine.accelerator, found.shape, found.hosts) == (accelerator, shape, hosts)
   assert (found.machine.machine, found.slice_name) == (machine, slice_name)
   assert found.hosts * job_lib.HOST_CHIPS == found.topology.chips
@@ -90,12 +104,24 @@ def test_only_the_infrastructure_restarts():
   assert spec['failurePolicy']['maxRestarts'] == 50
 
 
+def test_a_bucket_is_mounted_by_what_its_annotation_brings():
+  def template(**fields):
+    return pod_of(wrappers.manifest(job(**fields)))[1]['template']
+
+  plain, bucket = template(), template(fuse=True, account='trainer')
+  assert plain['metadata']['annotations'] == {}
+  assert plain['spec']['serviceAccountName'] == 'default'
+  assert bucket['metadata']['annotations'] == {'gke-gcsfuse/volumes': 'true'}
+  assert bucket['spec']['serviceAccountName'] == 'trainer'
+
+
 def test_awkward_words_reach_sr4_as_they_are():
-  words = ('sample', '--prompt', 'it\'s "50 $NAME" $(HOME): {a}\n# b', '--out', '/mnt/t/x')
-  _, _, pod = pod_of(wrappers.manifest(job(command=words)))
+  words = ('sample', '--checkpoint', 'c', '--out', '/mnt/t/x')
+  words += ('--prompt', 'it\'s "50 $NAME" $(HOME): {a}\n# b')
+  _, _, pod = pod_of(wrappers.manifest(job('v5p:2x2x1', words)))
   # Kubernetes reads $$( as $(.
   assert [word.replace('$$(', '$(') for word in pod['containers'][0]['args'][1:]] == [*words]
-  assert '$$(HOME)' in pod['containers'][0]['args'][3]
+  assert '$$(HOME)' in pod['containers'][0]['args'][-1]
 
 
 def test_the_template_is_one_for_envsubst_too(monkeypatch):
@@ -141,26 +167,26 @@ def tools(tmp_path, monkeypatch):
 
 
 def words(how, topology='v5p:4x4x8', *more, command=TRAIN):
+  given = dict(claim='training:/mnt/t') | NEEDS[how]
   return [
-    *('--with', how, '--name', 'video5', '--topology', topology, '--image', DIGEST),
-    *('--cluster', 'tpus', '--project', 'project', '--zone', 'us-central1-a', *more),
-    *(() if how == 'xpk' else ('--claim', 'training:/mnt/t')),
+    *('--with', how, '--name', 'video5', '--topology', topology, '--image', DIGEST, *more),
+    *(word for name, value in given.items() if value for word in (f'--{name}', value)),
     *('--', *command),
   ]
 
 
 @pytest.mark.parametrize('how', sorted(set(wrappers.WITH) - {'local'}))
 def test_a_dry_run_prints_what_go_does_and_touches_nothing(how, tools, capsys, tmp_path):
-  arguments = words(how, 'v5p:4x4x8', '--scratch', 'gs://bucket/scratch')
+  arguments = words(how, 'v5p:4x4x8')
   launch.main(arguments)
   script = capsys.readouterr().out
   assert not tools() and 'v5p:4x4x8, 128 chips, 128 devices, 32 hosts' in script
-  assert f'sr4 plan --config {CONFIG} --topology v5p:4x4x8 --config.mesh.data=4' in script
+  assert f'sr4 plan --config {CONFIG} --topology v5p:4x4x8 {" ".join(MESH)}' in script
   subprocess.run(['bash', '-euc', script], check=True)  # What it printed, typed in.
   launch.main(['--go', *arguments])
   typed, done = tools()
   assert typed[0] == done[0] and typed[1].strip() == done[1].strip()
-  made = wrappers.WITH[how](job('v5p:4x4x8', **({'claim': ''} if how == 'xpk' else {})))
+  made = wrappers.WITH[how](job('v5p:4x4x8', **NEEDS[how]))
   assert [typed[0]] == [list(step.command) for step in made]
 
 
@@ -169,7 +195,7 @@ def option(step: wrappers.Step, name: str) -> str:
 
 
 def test_wrappers_say_the_same_of_one_job():
-  made = {how: job(**({'claim': ''} if how == 'xpk' else {})) for how in wrappers.WITH}
+  made = {how: job(**NEEDS[how]) for how in wrappers.WITH}
   by = {how: make(made[how])[0] for how, make in wrappers.WITH.items() if how != 'local'}
   for how in ('gcluster', 'pathways'):
     assert option(by[how], '--compute-type') == 'ct5p-hightpu-4t'
@@ -185,8 +211,10 @@ def test_wrappers_say_the_same_of_one_job():
     assert ' '.join(TRAIN) in (option(step, '--command') or step.stdin.replace('", "', ' ')), how
   flags = option(by['pathways'], '--pathways-proxy-args').split()
   assert flags == wrappers.flags_of('v5p') and len(flags) > 2
-  mounted = wrappers.gcluster(job())[0]
-  assert option(mounted, '--mount') == 'training;/mnt/t;rw'
+  for how in ('gcluster', 'pathways'):
+    assert option(by[how], '--mount') == 'training;/mnt/t;rw'
+    assert 'SR4_CACHE=/mnt/t/.cache/sr4' in by[how].command
+  assert '"SR4_CACHE", "value": "/mnt/t/.cache/sr4"' in by['jobset'].stdin
 
 
 def test_a_missing_tool_and_a_failing_one(tools, monkeypatch, tmp_path):
@@ -220,15 +248,27 @@ def test_a_missing_tool_and_a_failing_one(tools, monkeypatch, tmp_path):
     (dict(topology='v5p:4x4'), '3 dimensions'),
     (dict(command=('tarin',)), "'tarin': after -- comes"),
     (dict(command=()), 'after -- comes'),
-    (dict(command=('train', '--config', 'no.py', '--workdir', '/x')), 'no such file'),
-    (dict(command=('train', '--config', CONFIG)), 'needs --workdir'),
+    (dict(command=('train', '--config', 'no.py', '--workdir', '/mnt/t')), 'no such file'),
+    (dict(command=('train', '--config', CONFIG)), 'arguments are required: --workdir'),
     (dict(command=(*TRAIN, '--workdir=gs://bucket/x')), 'mount the bucket'),
     (dict(command=(*TRAIN, '--workdir=out/x')), 'would be lost with its pod'),
+    (dict(command=(*TRAIN, '--workdir=/mnt/t/../x')), 'would be lost with its pod'),
+    (
+      dict(topology='v5p:2x2x1', command=(*SAMPLE, '--out', '/tmp/x')),
+      '--out /tmp/x would be lost with its pod',
+    ),
+    (dict(command=(*SAMPLE, '--out', '/mnt/t/x')), 'sample is of one host, and --topology 2*v5p'),
+    (dict(command=(*TRAIN, '--nope', '3')), 'unrecognized arguments: --nope 3'),
+    (dict(command=(*TRAIN, '--verify=wrong')), "--verify: invalid choice: 'wrong'"),
+    (dict(command=('train', '--config', __file__, '--workdir', '/mnt/t/x')), 'no such file in the'),
+    (dict(command=(*TRAIN, '--config.train.stepz=3')), "did you mean 'steps'"),
+    (dict(command=(*TRAIN, '--config.train.keep=0')), 'train.keep=0'),
+    (dict(command=(*TRAIN, '--config.mesh.seq=1')), 'must be a multiple of data x fsdp'),
     (dict(command=(*TRAIN, '--config.mesh.seq=3')), 'does not divide the 256'),
     (dict(command=(*TRAIN, '--config.mesh.seq=0')), '1 device or more'),
     (dict(command=(*TRAIN, '--config.mesh.data=1')), 'a multiple of the 2 slices'),
     (dict(command=TRAIN[:-1]), 'a multiple of the 2 slices'),
-    (dict(command=(*TRAIN, '--config.mesh.fsdp=16')), 'takes 64 of the 256 devices'),
+    (dict(command=(*TRAIN, '--config.mesh.fsdp=4')), 'takes 64 of the 256 devices'),
     (dict(command=(*TRAIN, '--config.trian.steps=3')), "did you mean 'train.steps'"),
   ],
 )
@@ -248,10 +288,14 @@ def test_presets_of_meshes_need_no_words():
   'how, fields, told',
   [
     ('queued', dict(topology='tpu7x:4x4x4'), 'GKE alone'),
-    ('queued', dict(topology='v5p:4x4x12'), 'named by their cores'),
-    ('xpk', dict(), 'storages of its own'),
-    ('xpk', dict(claim='', zone=''), '--zone is needed'),
+    ('queued', dict(topology='v5p:4x4x12', command=IMPORT), 'named by their cores'),
+    ('xpk', dict(claim='training:/mnt/t'), 'storages of its own'),
+    ('xpk', dict(zone=''), '--zone is needed'),
+    ('xpk', dict(uid=0), '--uid 0: nothing reads it there; leave it out'),
     ('gcluster', dict(cluster=''), '--cluster is needed'),
+    ('gcluster', dict(spot=True), '--spot True: nothing reads it there'),
+    ('queued', dict(queue='q'), '--queue q: nothing reads it there'),
+    ('jobset', dict(cluster='prod'), '--cluster prod: nothing reads it there'),
     ('pathways', dict(scratch='/tmp'), 'gs://BUCKET'),
     ('jobset', dict(claim=''), '--claim is needed'),
     ('pathways', dict(name='a' * 23), 'at most 22'),
@@ -260,7 +304,7 @@ def test_presets_of_meshes_need_no_words():
 )
 def test_wrong_for_that_way(how, fields, told):
   with pytest.raises(errors.UserError) as error:
-    wrappers.WITH[how](job(**fields))
+    wrappers.WITH[how](job(**(NEEDS[how] | fields)))
   assert told in str(error.value) and '\n' not in str(error.value)
 
 

@@ -111,9 +111,11 @@ def is_named(environ) -> bool:
 
 
 @contextlib.contextmanager
-def joined(environ=os.environ):
+def joined(environ=os.environ, steps: bool = True):
   """A context in which this process is a host of its pod; nothing where there is none.
 
+  Args:
+    steps: what follows says how far it is (`at_step`), and hangs if it says nothing for long.
   Raises:
     PodError: the environment names no pod that can be.
   """
@@ -126,10 +128,11 @@ def joined(environ=os.environ):
   from jax._src import distributed  # Its store of keys and values has no public name.
 
   if distributed.global_state.client is None or jax.process_count() == 1:
-    yield
+    with alone(on_tpu=is_tpu(environ)):
+      yield
     return
   global _watch
-  _watch = Watch(distributed.global_state.client, seconds)
+  _watch = Watch(distributed.global_state.client, seconds, steps)
   try:
     yield
     _watch.meet('end')
@@ -139,6 +142,18 @@ def joined(environ=os.environ):
     _watch.stopped.set()
     _watch = None
   jax.distributed.shutdown()
+
+
+@contextlib.contextmanager
+def alone(on_tpu: bool):
+  """A context of the only host: what its chips do is to be started again, as in a pod."""
+  try:
+    yield
+  except Exception as error:
+    if not on_tpu or not is_lost(error):
+      raise
+    traceback.print_exception(error)
+    leave(f'this host ended: {type(error).__name__}: {str(error)[:500]}', RESTART)
 
 
 def _join(place: Place | None, seconds: Seconds, environ):
@@ -205,10 +220,10 @@ class Watch:
   The keys: sr4/alive/HOST, 'COUNT STEP', and sr4/ended/first, the one end that all read.
   """
 
-  def __init__(self, client, seconds: Seconds):
+  def __init__(self, client, seconds: Seconds, steps: bool = True):
     import jax
 
-    self.client, self.seconds = client, seconds
+    self.client, self.seconds, self.steps = client, seconds, steps
     self.host, self.hosts = jax.process_index(), jax.process_count()
     self.step, self.stopped = -1, threading.Event()
     self.period = min(5.0, seconds.dead / 10)
@@ -222,7 +237,7 @@ class Watch:
 
   def _talk(self):
     """Each period: I am here; host 0 looks at all, the others at what it says."""
-    count, roll = 0, Roll(self.hosts, self.seconds)
+    count, roll = 0, Roll(self.hosts, self.seconds, self.steps)
     while not self.stopped.wait(self.period):
       with contextlib.suppress(Exception):  # Told by _listen, if it lasts.
         count += 1
@@ -288,8 +303,8 @@ def is_lost(error: BaseException | None) -> bool:
 class Roll:
   """What host 0 knows of all: when each was last heard, and when any last made a step."""
 
-  def __init__(self, hosts: int, seconds: Seconds, now=time.monotonic):
-    self.seconds, self.now = seconds, now
+  def __init__(self, hosts: int, seconds: Seconds, stepping: bool = True, now=time.monotonic):
+    self.seconds, self.stepping, self.now = seconds, stepping, now
     self.signs, self.steps = {}, {}
     self.heard = dict.fromkeys(range(hosts), now())
     self.moved = self.called = now()
@@ -314,13 +329,14 @@ class Roll:
         f'{_named(silent)} of {len(self.heard)}: no sign of life for {longest:.0f} s '
         '(SR4_DEAD_SECONDS); it died, or its machine did'
       )
-    if now - self.moved > self.seconds.stall:
+    if self.stepping and now - self.moved > self.seconds.stall:
       last = min(self.steps.values())
       behind = [host for host, step in self.steps.items() if step == last]
-      where = 'all hosts' if len(behind) == len(self.steps) else _named(behind)
+      others = len(behind) < len(self.steps)
+      where = _named(behind) if others else 'all hosts'
       return (
         f'no step for {now - self.moved:.0f} s (SR4_STALL_SECONDS): {where} went no further than '
-        f'step {last}, the others to step {max(self.steps.values())}'
+        f'step {last}' + f', the others to step {max(self.steps.values())}' * others
       )
     return ''
 

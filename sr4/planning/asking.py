@@ -41,7 +41,7 @@ def load(path: str, overrides, topology: str, name: str) -> tuple:
   size, clips = data.shapes(config, system)[name]
   parsed = topology_lib.parse(topology)
   mesh = sharding.make_mesh(topology_lib.devices(parsed), **dataclasses.asdict(c.mesh))
-  data.check_rows({name: len(clips.text_valid)}, mesh, c.step.accumulate)
+  data.check_rows({name: len(clips.text_valid)}, mesh.shape, c.step.accumulate)
   return system, c, size, clips, parsed
 
 

@@ -129,9 +129,9 @@ class Checkpoints:
 
 
 def check_room(directory: str, flat: dict):
-  """CheckpointError if this host's part of the arrays cannot fit: better than half a checkpoint."""
+  """CheckpointError if the arrays cannot fit, each host's about as much: better than a half."""
   shards = [shard for x in flat.values() for shard in x.addressable_shards]
-  need = sum(shard.data.nbytes for shard in shards if shard.replica_id == 0)
+  need = jax.process_count() * sum(s.data.nbytes for s in shards if s.replica_id == 0)
   free = shutil.disk_usage(directory).free
   if free < need:
     raise CheckpointError(

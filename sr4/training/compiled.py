@@ -152,9 +152,9 @@ def use_cache(setting: str) -> str:
         "config.train.compile_cache to a folder of your own, or to 'off'"
       ) from error
     check_private(folder)
+  # What takes less to compile takes as long to read.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
   if folder != given:
-    # What takes less to compile takes as long to read.
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
     jax.config.update('jax_compilation_cache_dir', folder)
     forget_cache()
   return folder

@@ -1,5 +1,6 @@
 """The loader that a config asks for, fitted to its system and its mesh."""
 
+from collections.abc import Mapping
 import dataclasses
 
 import jax
@@ -96,9 +97,13 @@ def shapes(config, system: system_lib.System) -> dict:
   return found
 
 
-def check_rows(rows: dict[str, int], mesh, accumulate: int):
-  """ConfigError where a bucket's rows do not spread over the mesh.  rows: of each bucket."""
-  ways = mesh.shape['data'] * mesh.shape['fsdp']
+def check_rows(rows: dict[str, int], shape: Mapping[str, int], accumulate: int):
+  """ConfigError where a bucket's rows do not spread over the mesh.
+
+  Args:
+    rows: of each bucket; shape: devices along each axis of the mesh.
+  """
+  ways = shape['data'] * shape['fsdp']
   for name, count in rows.items():
     unit = ways * min(accumulate, max(1, count // ways))
     if count % unit:

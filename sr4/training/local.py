@@ -157,10 +157,17 @@ def layout(flat: dict) -> str:
 
 
 def run_of(directory: str) -> str:
-  """The number that a folder of checkpoints got when it was first used."""
-  path = os.path.join(directory, '.run')
-  if not jax.process_index() and not os.path.exists(path):
-    files.save(path, uuid.uuid4().hex[:12].encode())
+  """The number that a folder of checkpoints got when it was first used; a copy gets its own."""
+  path, here = os.path.join(directory, '.run'), os.path.realpath(directory)
+
+  def told() -> list[str]:
+    with open(path) as f:
+      return f.read().split(' ', 1)
+
+  if not jax.process_index():
+    found = told() if os.path.exists(path) else []
+    if found[1:] != [here]:
+      number = found[0] if len(found) == 1 else uuid.uuid4().hex[:12]  # Once it had no path.
+      files.save(path, f'{number} {here}'.encode())
   pod.gather('')  # It is there for all.
-  with open(path) as f:
-    return f.read()
+  return told()[0]

@@ -127,7 +127,7 @@ def run(
   past['tpu_init'] = time.time()
   with jax.set_mesh(mesh):
     load = data.make_loader(config, system, c.train.seed, os.path.join(workdir, 'dropped.jsonl'))
-  data.check_rows({b.name: b.rows for b in load.schedule.buckets}, mesh, c.step.accumulate)
+  data.check_rows({b.name: b.rows for b in load.schedule.buckets}, mesh.shape, c.step.accumulate)
   past['open_data'] = time.time()
   os.makedirs(workdir, exist_ok=True)
   with (

@@ -10,7 +10,8 @@ from sr4.core import pod
 
 
 class Preemption:
-  """A context in which SIGTERM and SIGINT ask for an end; a second Ctrl-C is obeyed at once.
+  """A context in which SIGTERM and SIGINT ask for an end; a second Ctrl-C is obeyed at once, and a
+  second SIGTERM, which supervisors send, is the first once more.
 
   In a pod SIGTERM belongs to jax, which tells all hosts and finds the step that all can reach.
   """
@@ -28,7 +29,8 @@ class Preemption:
       signal.signal(number, handler)
 
   def _on_signal(self, number, _):
-    signal.signal(number, self.previous[number])
+    if number == signal.SIGINT:
+      signal.signal(number, self.previous[number])
     self.ask()
 
   def ask(self):

@@ -26,7 +26,7 @@ def test_a_layout_takes_all_buckets(stage, chips):
   assert len(devices) % (c.mesh.fsdp * c.mesh.seq) == 0 and c.mesh.data == -1
   shape = dataclasses.asdict(c.mesh) | {'data': len(devices) // (c.mesh.fsdp * c.mesh.seq)}
   rows = {name: bucket['rows'] for name, bucket in config.data.buckets.items()}
-  data.check_rows(rows, types.SimpleNamespace(shape=shape), c.step.accumulate)
+  data.check_rows(rows, shape, c.step.accumulate)
   for size in ('small', 'base', 'large'):  # A weight's width is split without padding.
     assert mmdit.SIZES[size]['width'] % (c.mesh.fsdp * c.mesh.seq) == 0
 

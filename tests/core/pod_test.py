@@ -4,6 +4,7 @@ import contextlib
 import re
 import signal
 
+import jax
 import pytest
 
 from sr4.core import pod
@@ -161,3 +162,30 @@ def test_one_process_without_the_variables_is_no_pod():
     assert pod._watch is None
     pod.at_step(3)
     assert pod.gather('here') == ['here']
+
+
+@pytest.mark.parametrize(
+  'on_tpu, told, lost',
+  [(True, 'UNAVAILABLE: TPU device error', True), (True, 'RESOURCE_EXHAUSTED: HBM', False)]
+  + [(False, 'UNAVAILABLE: TPU device error', False)],
+)
+def test_a_lone_host_starts_again_where_its_chips_failed(monkeypatch, on_tpu, told, lost):
+  left = []
+  monkeypatch.setattr(pod, 'leave', lambda why, code: left.append((why, code)))
+  with pytest.raises(Exception, match=told) if not lost else contextlib.nullcontext():
+    with pod.alone(on_tpu):
+      raise jax.errors.JaxRuntimeError(told)
+  assert left == ([(f'this host ended: JaxRuntimeError: {told}', pod.RESTART)] if lost else [])
+
+
+def test_who_makes_no_steps_does_not_hang():
+  """Of two hosts that live for longer than a stall, a training and an import."""
+  clock = [0.0]
+  rolls = [
+    pod.Roll(2, pod.Seconds(stall=9), steps, now=lambda: clock[0]) for steps in (True, False)
+  ]
+  for count in range(5):
+    clock[0] = 5.0 * count
+    said = [roll.call({0: f'{count} -1', 1: f'{count} -1'}) for roll in rolls]
+  assert said[1] == ''
+  assert said[0] == 'no step for 20 s (SR4_STALL_SECONDS): all hosts went no further than step -1'

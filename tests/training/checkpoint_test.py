@@ -233,6 +233,9 @@ def test_a_damaged_emergency_checkpoint_gives_way_to_an_older_one(both):
 def test_an_emergency_checkpoint_serves_its_own_run_and_layout_alone(both, tmp_path):
   other = checkpoint.Checkpoints(str(tmp_path / 'other'), local_dir=str(tmp_path / 'own'))
   assert other.latest(like(state())) is None
+  copied = shutil.copytree(both.directory, tmp_path / 'copied')
+  copy = checkpoint.Checkpoints(str(copied), local_dir=str(tmp_path / 'own'))
+  assert copy.latest(like(state())) == 3
   with jax.set_mesh(sharding.make_mesh(fsdp=2, devices=jax.devices()[:2])):
     split = jax.NamedSharding(jax.sharding.get_mesh(), P(None, 'fsdp'))
     moved = like(state())
