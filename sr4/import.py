@@ -37,9 +37,9 @@ def main(args):
   loaded = config.load(args.config, args.overrides)
   with pod.joined(steps=False), sharding.default_mesh():
     for section, count in write(loaded, args.out).items():
-      print(
-        f'{section:<12} {count / 1e6:>9.1f} M parameters   --config.{section}.weights={args.out}'
-      )
+      places = ('', 'vocoder.') if section == 'audio_codec' else ('',)
+      flags = ' '.join(f'--config.{section}.{place}weights={args.out}' for place in places)
+      print(f'{section:<12} {count / 1e6:>9.1f} M parameters   {flags}')
 
 
 def write(config, out: str) -> dict[str, int]:
@@ -62,10 +62,15 @@ def write(config, out: str) -> dict[str, int]:
   from sr4.models import system as system_lib
   from sr4.models.text import encoder
   from sr4.models.text import qwen_reading
+  from sr4.models.text import qwen_vl
   from sr4.training import checkpoint
 
   new_folder(out)
   system = system_lib.build(config)
+  words = ''
+  if isinstance(read := encoder.bare(system.text), qwen_vl.QwenVL):
+    words = qwen_reading.tokenizer_of(read.config)
+    qwen_reading.lexicon(words, read.config.template)  # Before what takes long.
   system = weights.load(dataclasses.replace(system, text=encoder.bare(system.text)))
   named = dict(video_codec=system.codecs.video, audio_codec=system.codecs.audio, text=system.text)
   named = {section: part for section, part in named.items() if jax.tree.leaves(part)}
@@ -79,8 +84,6 @@ def write(config, out: str) -> dict[str, int]:
     saves.save(0, named, {'parts': parts})
   if jax.process_index() == 0:
     if 'text' in named:
-      c = named['text'].config
-      words = c.tokenizer or qwen_reading.beside(c.weights)
       shutil.copy(words, os.path.join(out, 'tokenizer.json'))
     # The last: with it the folder is whole.
     ids = json.dumps(kinds.weights_of(parts)).encode()
@@ -133,7 +136,7 @@ def new_folder(path: str):
 
   from sr4.convert import rules
 
-  if os.path.exists(path) and os.listdir(path):
+  if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
     raise rules.ConvertError(f'{path} is not empty; give a new folder')
 
 

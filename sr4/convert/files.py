@@ -26,6 +26,10 @@ class Source:
   def shapes(self) -> dict[str, tuple[int, ...]]:
     return {name: tuple(self._slice(name).get_shape()) for name in self.places}
 
+  def dtypes(self) -> dict[str, str]:
+    """As the format calls them: F32, BF16, I8, ..."""
+    return {name: self._slice(name).get_dtype() for name in self.places}
+
   def read(self, name: str) -> np.ndarray:
     return opened(self.places[name]).get_tensor(name)
 
@@ -44,13 +48,18 @@ def source(path: str) -> Source:
   if not os.path.isdir(path):
     return Source(path, dict.fromkeys(names(path), path))
   found = sorted(os.listdir(path))
-  for index in (name for name in found if name.endswith('.safetensors.index.json')):
-    with open(os.path.join(path, index)) as f:
-      try:
+  indices = [name for name in found if name.endswith('.safetensors.index.json')]
+  if len(indices) > 1:
+    raise FileError(f'{path} has {" and ".join(indices)}; give a folder of one model')
+  for index in indices:
+    try:
+      with open(os.path.join(path, index)) as f:
         parts = json.load(f)['weight_map']
-        places = {name: os.path.join(path, part) for name, part in parts.items()}
-      except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f'{path}: {index} is no whole index ({error!r}); fetch it again') from error
+      places = {name: os.path.join(path, part) for name, part in parts.items() if part}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+      raise FileError(f'{path}: {index} is no whole index ({error!r}); fetch it again') from error
+    if not places:
+      raise FileError(f'{path}: {index} names no file; fetch it again')
     for part in sorted(set(places.values())):
       if not os.path.exists(part):
         raise FileError(f'{path}: {index} names {os.path.basename(part)}, which is not there')
@@ -59,6 +68,7 @@ def source(path: str) -> Source:
         raise FileError(
           f'{part} has no {lacks[0]}, which {index} names in it; fetch both of one release'
         )
+      places |= {name: part for name in there - places.keys()}  # For who reads it to refuse.
     return Source(path, places)
   files = [os.path.join(path, name) for name in found if name.endswith('.safetensors')]
   if len(files) != 1:
@@ -67,6 +77,16 @@ def source(path: str) -> Source:
       'weights'
     )
   return Source(path, dict.fromkeys(names(files[0]), files[0]))
+
+
+def page(path: str) -> dict:
+  """A JSON file that describes weights; FileError where it is cut off, or none."""
+  try:
+    with open(path) as f:
+      found = json.load(f)
+    return dict(found)
+  except (ValueError, TypeError) as error:
+    raise FileError(f'{path} is no whole description ({error}); fetch it again') from error
 
 
 def names(path: str) -> list[str]:
@@ -78,7 +98,7 @@ def opened(path: str):
   """The file, its header read and checked."""
   try:
     return safetensors.safe_open(path, framework='numpy')
-  except safetensors.SafetensorError as error:
+  except (OSError, safetensors.SafetensorError) as error:
     raise FileError(
       f'{path} is no whole safetensors file ({error}); fetch it again, or convert it to safetensors'
     ) from error

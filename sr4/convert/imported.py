@@ -9,7 +9,7 @@ from sr4.training import checkpoint
 
 
 def there(path: str) -> bool:
-  return os.path.exists(os.path.join(path, kinds.IMPORTED))
+  return bool(path) and os.path.exists(os.path.join(path, kinds.IMPORTED))
 
 
 def read(path: str, section: str, like):
@@ -39,7 +39,7 @@ def read(path: str, section: str, like):
 
 def bare(page: dict) -> dict:
   """What tells of the shapes of weights, without which these are, and how they are used."""
-  aside = ('weights', 'dtype', 'template', 'tokens', 'picture_tokens', 'clip_fps')
+  aside = ('weights', 'dtype', 'tokenizer', 'template', 'tokens', 'picture_tokens', 'clip_fps')
   return {
     name: bare(x) if isinstance(x, dict) else x for name, x in page.items() if name not in aside
   }

@@ -1,11 +1,11 @@
 """Qwen3-VL: the names of transformers' classes, which are those of the published files."""
 
-import json
 import math
 import os
 
 from sr4.convert import files
 from sr4.convert import rules
+from sr4.models import kinds
 from sr4.models.text import qwen_vl
 
 LANGUAGE = {
@@ -31,6 +31,7 @@ TOWER = {
 }
 MERGER = {'norm': 'norm', 'up': 'linear_fc1', 'down': 'linear_fc2'}
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias'}
+EPS = 1e-6  # of all our norms
 # What config.json calls the fields that no shape tells of.
 TEXT = {
   'd': 'hidden_size',
@@ -112,12 +113,11 @@ def unused(config: qwen_vl.Config) -> tuple[str, ...]:
 
 def check(config: qwen_vl.Config, path: str):
   """ConvertError where the config.json beside the weights tells of another model."""
-  place = os.path.join(path if os.path.isdir(path) else os.path.dirname(path), 'config.json')
+  place = kinds.beside(path, 'config.json')
   if not os.path.isfile(place):
     return
-  with open(place) as f:
-    page = json.load(f)
-  text, vision = page.get('text_config', {}), page.get('vision_config', {})
+  page = files.page(place)
+  text, vision = page.get('text_config') or {}, page.get('vision_config') or {}
   rope = text.get('rope_parameters') or text.get('rope_scaling') or {}
   told = {name: (getattr(config, name), text.get(theirs)) for name, theirs in TEXT.items()}
   told |= {
@@ -126,9 +126,15 @@ def check(config: qwen_vl.Config, path: str):
   }
   told['theta'] = config.theta, rope.get('rope_theta', text.get('rope_theta'))
   told['sections'] = config.sections, rope.get('mrope_section')
+  told |= {  # What is not in config.text, as it is one for all sizes.
+    'model_type': ('qwen3_vl', page.get('model_type')),
+    'hidden_act': ('silu', text.get('hidden_act')),
+    'rms_norm_eps': (EPS, text.get('rms_norm_eps')),
+    'rope_type': ('default', rope.get('rope_type')),
+  }
   plain = lambda x: list(x) if isinstance(x, (list, tuple)) else x
   wrong = [
-    f'{name} is {plain(theirs)} there and {plain(ours)} in config.text'
+    f'{name} is {plain(theirs)} there and {plain(ours)} here'
     for name, (ours, theirs) in told.items()
     if theirs is not None and plain(theirs) != plain(ours)
   ]

@@ -40,31 +40,51 @@ class Stack:
   tensors: tuple[Tensor, ...]
 
 
+FLOATS = ('F64', 'F32', 'F16', 'BF16')  # What is narrower has scales, of which we know nothing.
 Table = Callable[[str, tuple[int, ...]], Tensor | Stack]
 
 
 def load(like, table: Table, source: files.Source, unused: Iterable[str] = ()):
   """The tree `like` (of arrays, or tree.abstract of them) with the numbers of a source.
 
-  Each tensor is read by itself and laid out as `like` is, so the host holds one at a time.
+  Each tensor is read by itself, for each device's part, so the host holds one at a time.
 
   Args:
     unused: patterns (fnmatch) of names in the source that are known not to be weights.
   Raises:
-    ConvertError: names are missing or left over, or shapes differ; it lists them.
+    ConvertError: names are missing or left over, or shapes differ, or numbers are no floats; it
+      lists them.  Or numbers that are looked at are not finite.
   """
   flat = tree.to_flat(like)
   wanted = {name: table(name, x.shape) for name, x in flat.items()}
   check([tensor for found in wanted.values() for tensor in parts(found)], source, unused)
 
   def read(name: str, like):
-    foreign, x = parts(wanted[name]), np.empty(like.shape, like.dtype)
-    rows = x if isinstance(wanted[name], Stack) else [x]
-    for row, tensor in zip(rows, foreign):
-      row[...] = source.read(tensor.name).transpose(tensor.axes).reshape(row.shape)
-    return jax.make_array_from_callback(like.shape, like.sharding, lambda at: x[at])
+    stacked = isinstance(wanted[name], Stack)
+    shape = like.shape[stacked:]
+    ours = lambda tensor: numbers(source, tensor.name).transpose(tensor.axes).reshape(shape)
+
+    def part(at):
+      found = parts(wanted[name])[at[0]] if stacked else parts(wanted[name])
+      at = at[stacked:]
+      x = np.empty(
+        (len(found), *(len(range(*s.indices(n))) for s, n in zip(at, shape))), like.dtype
+      )
+      for i, tensor in enumerate(found):
+        x[i] = ours(tensor)[at]
+      return x if stacked else x[0]
+
+    return jax.make_array_from_callback(like.shape, like.sharding, part)
 
   return tree.from_flat(like, {name: read(name, x) for name, x in flat.items()})
+
+
+def numbers(source: files.Source, name: str, looked_at: int = 4096) -> np.ndarray:
+  """A tensor; ConvertError where one of the numbers that are looked at is none."""
+  x = source.read(name)
+  if not np.isfinite(x.reshape(-1)[:: max(1, x.size // looked_at)].astype(np.float32)).all():
+    raise ConvertError(f'{source.path}: {name} has numbers that are not finite; fetch it again')
+  return x
 
 
 def parts(found: Tensor | Stack) -> tuple[Tensor, ...]:
@@ -82,6 +102,11 @@ def check(wanted: Iterable[Tensor], source: files.Source, unused: Iterable[str])
       f'{name} {list(there[name])} for {list(shape)}'
       for name, shape in wanted.items()
       if name in there and there[name] != shape
+    ],
+    'of no float': [
+      f'{name} {kind}'
+      for name, kind in source.dtypes().items()
+      if name in wanted and kind not in FLOATS
     ],
   }
   if any(told.values()):

@@ -1,6 +1,7 @@
 """The weights of a system's codecs and text encoder, from the files that its config names."""
 
 import dataclasses
+import os
 
 import jax
 
@@ -16,6 +17,7 @@ from sr4.core import tree
 from sr4.core.av import AV
 from sr4.models import audio_vae
 from sr4.models import codec
+from sr4.models import kinds
 from sr4.models import system as system_lib
 from sr4.models import video_vae
 from sr4.models.text import encoder
@@ -59,6 +61,7 @@ def video(like):
   if c.weights == RANDOM or imported.there(c.weights):
     return whole(like, 'video_codec', codec.wan)
   source = files.source(given(c.weights, 'video_codec.weights'))
+  check_page(c.weights, wan.page(c), 'AutoencoderKLWan', 'video_codec')
   return rules.load(like, wan.table(c, source), source)
 
 
@@ -76,12 +79,33 @@ def audio(like):
     return whole(like, 'audio_codec', codec.mmaudio)
   vae = files.source(given(c.weights, 'audio_codec.weights'))
   voice = files.source(given(c.vocoder.weights, 'audio_codec.vocoder.weights'))
+  pages = mmaudio.pages(c)
+  check_page(c.weights, pages[0], 'MMAudioVAE', 'audio_codec')
+  check_page(c.vocoder.weights, pages[1], 'MMAudioVocoder', 'audio_codec.vocoder')
   prefix = 'vocoder.'
   own = {name: x for name, x in flat.items() if not name.startswith(prefix)}
   heard = {name.removeprefix(prefix): x for name, x in flat.items() if name.startswith(prefix)}
   own = rules.load(own, mmaudio.vae(c), vae, mmaudio.UNUSED)
   heard = rules.load(heard, mmaudio.bigvgan(c.vocoder), voice, mmaudio.UNUSED)
   return tree.from_flat(like, own | {prefix + name: x for name, x in heard.items()})
+
+
+def check_page(path: str, page: dict, kind: str, section: str):
+  """ConvertError where a config.json of diffusers beside the weights tells of another model."""
+  place = kinds.beside(path, 'config.json')
+  if not os.path.isfile(place) or '_class_name' not in (theirs := files.page(place)):
+    return
+  ours = page | {'_class_name': kind}
+  wrong = [
+    f'{name} is {theirs[name]} there and {ours[name]} here'
+    for name in ours.keys() & theirs.keys()
+    if theirs[name] != ours[name]
+  ]
+  if wrong:
+    raise rules.ConvertError(
+      f'{place} tells of another model than config.{section}: {rules.some(sorted(wrong))}; give '
+      "the model's own file, or the fields that it was made with"
+    )
 
 
 def given(path: str, key: str) -> str:

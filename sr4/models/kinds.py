@@ -47,7 +47,7 @@ def joined(defaults: Mapping, given: Mapping) -> dict:
 
 # Fields that say where something lies or how it is computed, and not what comes of it.
 IMPORTED = 'imported.json'  # {kind: hash} in a folder that `sr4 import` wrote
-ASIDE = ('tokenizer', 'chunk', 'tile', 'device')
+ASIDE = ('chunk', 'tile', 'device')
 
 
 def identity(config) -> str:
@@ -64,11 +64,26 @@ def identity(config) -> str:
         page[field.name] = told(value)
       elif field.name == 'weights':
         page['weights'] = weights_id(value, page['kind'])
+      elif field.name == 'tokenizer':
+        page['tokenizer'] = file_id(value or beside(config.weights, 'tokenizer.json'))
       elif field.name not in ASIDE:
         page[field.name] = value
     return page
 
   return json.dumps(told(config), sort_keys=True)
+
+
+def beside(weights: str, name: str) -> str:
+  """The file of this name in the folder of weights, or of their file."""
+  return os.path.join(weights if os.path.isdir(weights) else os.path.dirname(weights), name)
+
+
+def file_id(path: str) -> str:
+  """A hash of a small file; of one that is not there, its name."""
+  if not os.path.isfile(path):
+    return path
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()
 
 
 def weights_of(page: dict) -> dict[str, str]:

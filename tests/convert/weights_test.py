@@ -1,5 +1,6 @@
 """sr4/convert: public names both ways, and what is said of files that are not the model's."""
 
+import contextlib
 import json
 import os
 
@@ -11,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 from sr4.convert import files
+from sr4.convert import imported
 from sr4.convert import mmaudio
 from sr4.convert import rules
 from sr4.convert import wan
@@ -94,6 +96,8 @@ def test_a_folder_in_parts_of_bfloat16(tmp_path):
     ('{"weight_ma', 'is no whole index .*fetch it again'),
     ('{}', "is no whole index .*'weight_map'"),
     ('{"weight_map": {"a": "a.safetensors", "b": "a.safetensors"}}', 'a.safetensors has no b, '),
+    ('{"weight_map": {}}', 'names no file; fetch it again'),
+    ('{"weight_map": {"a": ""}}', 'names no file; fetch it again'),
   ],
 )
 def test_an_index_that_is_none(tmp_path, index, told):
@@ -101,6 +105,44 @@ def test_an_index_that_is_none(tmp_path, index, told):
   (tmp_path / 'model.safetensors.index.json').write_text(index)
   with pytest.raises(files.FileError, match=told):
     files.source(str(tmp_path))
+
+
+def test_what_an_index_leaves_out_is_there(tmp_path):
+  """For `rules.check` to say that it is left over."""
+  safetensors.numpy.save_file({'a': np.zeros(3), 'b': np.ones(2)}, tmp_path / 'a.safetensors')
+  index = json.dumps({'weight_map': {'a': 'a.safetensors'}})
+  (tmp_path / 'model.safetensors.index.json').write_text(index)
+  assert files.source(str(tmp_path)).shapes() == {'a': (3,), 'b': (2,)}
+  (tmp_path / 'other.safetensors.index.json').write_text(index)
+  with pytest.raises(files.FileError, match='model.* and other.*; give a folder of one model'):
+    files.source(str(tmp_path))
+
+
+def test_a_config_beside_the_weights_is_of_this_model(tmp_path):
+  sections = small_codecs.write(tmp_path)
+  like, place = system(sections), tmp_path / 'config.json'
+  page = {'_class_name': 'AutoencoderKLWan'} | wan.page(like.codecs.video.config)
+  sections['audio_codec']['weights'] = sections['audio_codec']['vocoder']['weights'] = 'random'
+  for change, told in (
+    ({}, ''),
+    ({'_diffusers_version': '1', 'clip_output': True}, ''),
+    ({'latents_mean': [9.0] * 4}, r'latents_mean is \[9.0, 9.0, 9.0, 9.0\] there and'),
+    ({'_class_name': 'AutoencoderKL'}, '_class_name is AutoencoderKL there and AutoencoderKLWan'),
+  ):
+    place.write_text(json.dumps(page | change))
+    with pytest.raises(rules.ConvertError, match=told) if told else contextlib.nullcontext():
+      weights.load(system(sections))
+  place.write_text('{"_class')
+  with pytest.raises(files.FileError, match='is no whole description'):
+    weights.load(system(sections))
+  place.write_text('{"model_type": "of another kind"}')
+  weights.load(system(sections))
+
+
+def test_what_was_imported_is_not_looked_for_where_one_stands(tmp_path, monkeypatch):
+  (tmp_path / 'imported.json').write_text('{}')
+  monkeypatch.chdir(tmp_path)
+  assert imported.there(str(tmp_path)) and not imported.there('')
 
 
 def broken(tensors, path):
@@ -120,6 +162,9 @@ def broken(tensors, path):
     save('turned', turned),
     r'1 of another shape: quant_conv.weight \[8, 9, 1, 1, 1\] for',
   )
+  of_bytes = tensors | {names[0]: tensors[names[0]].astype(np.int8)}
+  yield save('bytes', of_bytes), f'1 of no float: {names[0]} I8'
+  yield save('nan', tensors | {names[0]: tensors[names[0]] * np.nan}), 'not finite; fetch it again'
   yield save('other', {'vae.weight': np.zeros(2)}), r'missing: .* and \d+ more; 1 left over: vae'
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from sr4.core.batch import Size
 from sr4.core.prompt import Prompt
 from sr4.core.prompt import PromptError
+from sr4.models import kinds
 
 TEMPLATE = (
   '<|im_start|>system\nDescribe the video and its sound: the subjects, their looks and motion, the '
@@ -103,7 +104,12 @@ class Run:
 
 def spelt(c, prompt: Prompt, most: int) -> tuple[list[np.ndarray], list[Run]]:
   """(pictures, uint8 [2 h w 3] of the size that is looked at, and all tokens)."""
-  words = lexicon(c.tokenizer or beside(c.weights), c.template)
+  words = lexicon(tokenizer_of(c), c.template)
+  if words.size > c.vocabulary:
+    raise PromptError(
+      f'the tokenizer has {words.size} tokens, and config.text.vocabulary={c.vocabulary}: they are '
+      'not of one model; give the tokenizer.json beside the weights'
+    )
   start, image, video, end = words.special
   shown = [(f'@image_{i}: ', '\n', image, np.stack([x, x])) for i, x in enumerate(prompt.images, 1)]
   if prompt.clip is not None:
@@ -227,6 +233,10 @@ class Lexicon:
       marked, self.plain = (tokenizers.Tokenizer.from_file(path) for _ in range(2))
     except Exception as error:  # What it raises has no class of its own.
       raise PromptError(f'{path} is no tokenizer.json ({error}); fetch it again') from error
+    for words in (marked, self.plain):  # What a tokenizer last did is in its file, too.
+      words.no_truncation()
+      words.no_padding()
+    self.size = marked.get_vocab_size()
     self.special = tuple(map(marked.token_to_id, SPECIAL))
     if None in self.special:
       missing = [name for name, id_ in zip(SPECIAL, self.special) if id_ is None]
@@ -239,9 +249,8 @@ class Lexicon:
     return self.plain.encode(text, add_special_tokens=False).ids
 
 
-def beside(weights: str) -> str:
-  folder = weights if os.path.isdir(weights) else os.path.dirname(weights)
-  return os.path.join(folder, 'tokenizer.json')
+def tokenizer_of(c) -> str:
+  return c.tokenizer or kinds.beside(c.weights, 'tokenizer.json')
 
 
 @functools.lru_cache(maxsize=8)

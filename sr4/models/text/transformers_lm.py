@@ -24,8 +24,9 @@ class Config:
   width: int  # of its hidden states
   model: str = 'AutoModel'  # class of transformers, such as 'UMT5EncoderModel'
   layer: int = -1  # of hidden_states: 0 the embeddings, -1 the last
-  template: str = '{}'  # around a prompt; tokens before the {} are not kept
-  tokens: int = 512  # of prompt and template; more are cut off
+  # Around a prompt; tokens before the {} are not kept, but where pictures are before them, too.
+  template: str = '{}'
+  tokens: int = 512  # of prompt and template; more are cut off, or with pictures an error
   dtype: str = 'bfloat16'
   device: str = 'cpu'  # as torch calls it
 
@@ -61,24 +62,20 @@ class Transformers:
     import torch
 
     c, (model, words) = self.config, loaded(self.config)
-    before, after = c.template.split('{}')
     if prompt.images or prompt.clip is not None:
       given, first = seen(c, prompt), 0
     else:
-      with TOKENIZING:
-        given = words(
-          before + prompt.text + after,
-          truncation=True,
-          max_length=c.tokens,
-          return_special_tokens_mask=True,
-          return_tensors='pt',
-        )
-        first = len(words(before, add_special_tokens=False)['input_ids']) if before else 0
-      added = given.pop('special_tokens_mask')[0]
-      first += int(added.argmin()) if before else 0  # What begins a text stands before all.
+      given, first = spelt(c, words, prompt.text)
+    if not given['input_ids'].numel():
+      return np.zeros((0, c.width), np.float32)
     given.pop('token_type_ids', None)
     with torch.inference_mode():
-      out = model(**given.to(c.device), output_hidden_states=True).hidden_states[c.layer][0]
+      layers = model(**given.to(c.device), output_hidden_states=True).hidden_states
+    if not -len(layers) <= c.layer < len(layers):
+      raise PromptError(
+        f'config.text.layer={c.layer}: {c.model} has {len(layers)} hidden states; name one of them'
+      )
+    out = layers[c.layer][0]
     found = out.float().cpu().numpy()
     if found.shape[1] != c.width or len(found) > c.tokens:
       raise PromptError(
@@ -86,6 +83,25 @@ class Transformers:
         f'tokens={c.tokens}, width={c.width}; correct these'
       )
     return found[first:]
+
+
+def spelt(c: Config, words, text: str):
+  """(what the model is given, how many of its tokens stand before the prompt).
+
+  These are the tokens that the template's beginning has with any prompt: what of it is in one token
+  with the prompt's first word, as a space is, belongs to that.
+  """
+  before, after = c.template.split('{}')
+  with TOKENIZING:
+    given = words(before + text + after, truncation=True, max_length=c.tokens, return_tensors='pt')
+    alone = words(before)['input_ids'] if before else []
+  same = [mine == ours for mine, ours in zip(alone, given['input_ids'][0].tolist())]
+  first = (*same, False).index(False)
+  if first == c.tokens:
+    raise PromptError(
+      f'config.text.template takes all tokens={c.tokens}; give more, or a shorter template'
+    )
+  return given, first
 
 
 def seen(c: Config, prompt: Prompt):
@@ -97,7 +113,7 @@ def seen(c: Config, prompt: Prompt):
   if prompt.clip is not None:  # Two frames a second, as stills.
     pictures += list(prompt.clip[:: max(1, round(prompt.fps / 2))])
   content = [{'type': 'image', 'image': Image.fromarray(picture)} for picture in pictures]
-  content.append({'type': 'text', 'text': prompt.text})
+  content.append({'type': 'text', 'text': c.template.replace('{}', prompt.text)})
   return processor.apply_chat_template(
     [{'role': 'user', 'content': content}],
     add_generation_prompt=True,
@@ -111,6 +127,7 @@ def seen(c: Config, prompt: Prompt):
 def loaded(c: Config):
   """(model, tokenizer)."""
   try:
+    import safetensors
     import torch
     import transformers
   except ImportError as error:
@@ -120,14 +137,27 @@ def loaded(c: Config):
   kind = getattr(transformers, c.model, None)
   if kind is None:
     raise PromptError(f'config.text.model={c.model!r} is no class of transformers')
+  if not isinstance(dtype := getattr(torch, c.dtype, None), torch.dtype):
+    raise PromptError(f'config.text.dtype={c.dtype!r} is no dtype of torch, such as bfloat16')
   try:
     words = transformers.AutoTokenizer.from_pretrained(c.weights, local_files_only=True)
-    model = kind.from_pretrained(c.weights, dtype=getattr(torch, c.dtype), local_files_only=True)
-  except (OSError, ValueError) as error:
+    model, told = kind.from_pretrained(
+      c.weights, dtype=dtype, local_files_only=True, output_loading_info=True
+    )
+  except (OSError, ValueError, safetensors.SafetensorError) as error:
     raise PromptError(
       f'config.text.weights={c.weights!r} is no folder that {c.model} loads ({error})'
     ) from error
-  return model.to(c.device).eval(), words
+  # Hidden states do not pass through a pooler, which some classes have and files lack.
+  if lacks := sorted(name for name in told['missing_keys'] if 'pooler' not in name):
+    raise PromptError(
+      f'config.text.weights={c.weights!r} has no {", ".join(lacks[:8])} of {c.model}; fetch all of '
+      'it, or name the class that wrote it'
+    )
+  try:
+    return model.to(c.device).eval(), words
+  except (RuntimeError, AssertionError) as error:
+    raise PromptError(f'config.text.device={c.device!r}: {error}') from error
 
 
 @functools.lru_cache(maxsize=2)

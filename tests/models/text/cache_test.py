@@ -3,11 +3,14 @@
 from concurrent import futures
 import dataclasses
 import os
+import shutil
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import tokenizers
 import torch
 import transformers
@@ -20,6 +23,7 @@ from sr4.core.prompt import PromptError
 from sr4.models import kinds
 from sr4.models.text import cache
 from sr4.models.text import encoder
+from sr4.models.text import transformers_lm
 from tests import small_text
 
 SIZE = Size(5, 16, 16, 8.0, 0)
@@ -67,11 +71,20 @@ def test_hidden_states_of_any_class(folder):
   model = transformers.AutoModel.from_pretrained(folder)
   words = transformers.AutoTokenizer.from_pretrained(folder)
   ids = words('describe: a red circle!', return_tensors='pt')
-  first = len(words('describe: ')['input_ids'])
+  first = len(words('describe:')['input_ids'])  # The space is in the first word.
   with torch.no_grad():
     expected = model(ids['input_ids'], output_hidden_states=True).hidden_states[2][0, first:]
   np.testing.assert_allclose(text[0, valid[0]], expected, atol=1e-5)
   assert not np.any(text[~valid]) and valid[1].sum() == 1
+
+
+def test_a_space_of_the_template_is_in_the_first_word(tmp_path):
+  """As tokenizers of Qwen, GPT and Llama have it: 'describe', ':', ' red'."""
+  words = transformers.PreTrainedTokenizerFast(tokenizer_object=small_text.tokenizer())
+  config = types.SimpleNamespace(template='describe: {}', tokens=20)
+  for text, kept in (('red circle', ['Ġred', 'Ġcircle']), ('red', ['Ġred']), ('', [])):
+    given, first = transformers_lm.spelt(config, words, text)
+    assert words.convert_ids_to_tokens(given['input_ids'][0])[first:] == kept
 
 
 def test_a_token_before_the_template_is_not_kept_either(folder, tmp_path):
@@ -111,6 +124,26 @@ def test_what_torch_cannot_load_or_see_is_told(folder, tmp_path):
       made.read([Prompt('a')], SIZE)
   with pytest.raises(PromptError, match='no processor for them.*reads text alone'):
     torches(folder).read([Prompt('@image_1', (PICTURE,))], SIZE)
+
+
+def test_what_is_no_whole_model_is_told(folder, tmp_path):
+  missing, cut = (shutil.copytree(folder, tmp_path / name) for name in ('missing', 'cut'))
+  weights = safetensors.numpy.load_file(folder / 'model.safetensors')
+  kept = {name: x for name, x in weights.items() if 'layers.1' not in name}
+  safetensors.numpy.save_file(kept, missing / 'model.safetensors', metadata={'format': 'pt'})
+  (cut / 'model.safetensors').write_bytes((folder / 'model.safetensors').read_bytes()[:-100])
+  for path, changes, told in (
+    (missing, {}, r'has no layers\.1.* of AutoModel; fetch all of it'),
+    (cut, {}, 'is no folder that AutoModel loads'),
+    (folder, dict(dtype='bf16'), "dtype='bf16' is no dtype of torch"),
+    (folder, dict(device='cuda:99'), "device='cuda:99'"),
+    (folder, dict(layer=9), 'layer=9: AutoModel has 4 hidden states'),
+    (folder, dict(template='describe ' * 20 + '{}'), 'takes all tokens=20; give more'),
+  ):
+    with pytest.raises(PromptError, match=told):
+      torches(path, **changes).hidden(Prompt('a red circle'))
+  text, valid = torches(folder).read([Prompt('')], SIZE)
+  assert not text.any() and not valid.any()
 
 
 def test_a_class_that_sees_reads_pictures(tmp_path):

@@ -1,6 +1,8 @@
 """Qwen3-VL held against the class of transformers: text, pictures, a clip, in one padded batch."""
 
+import json
 import pickle
+import shutil
 
 from flax import nnx
 import jax
@@ -21,6 +23,7 @@ from sr4.core import tree
 from sr4.core.batch import Size
 from sr4.core.prompt import Prompt
 from sr4.core.prompt import PromptError
+from sr4.models import kinds
 from sr4.models.text import encoder
 from sr4.models.text import qwen_reading
 from sr4.models.text import qwen_vl
@@ -242,6 +245,30 @@ def test_a_tokenizer_that_is_none_is_told(tmp_path):
     qwen_reading.read(config, PROMPTS, SIZE)
 
 
+def test_what_a_tokenizer_last_did_is_not_done_to_prompts(folder, tmp_path):
+  path, _ = folder
+  words = small_text.tokenizer()
+  words.enable_truncation(6)
+  words.enable_padding(length=50)
+  words.save(str(tmp_path / 'tokenizer.json'))
+  whole = ours(path).read(PROMPTS, SIZE)
+  other = ours(path, tokenizer=str(tmp_path / 'tokenizer.json'))
+  jax.tree.map(np.testing.assert_array_equal, other.read(PROMPTS, SIZE), whole)
+  # But what is kept of prompts is not taken from one for the other.
+  copy = shutil.copy(path / 'tokenizer.json', tmp_path / 'copy.json')
+  assert kinds.identity(ours(path, tokenizer=str(copy)).config) == kinds.identity(ours(path).config)
+  assert kinds.identity(other.config) != kinds.identity(ours(path).config)
+
+
+def test_tokens_beyond_the_vocabulary_are_told(folder, tmp_path):
+  path, _ = folder
+  words = small_text.tokenizer()
+  words.add_tokens([f'token {i}' for i in range(small_text.FIELDS['vocabulary'])])
+  words.save(str(tmp_path / 'tokenizer.json'))
+  with pytest.raises(PromptError, match='the tokenizer has .* tokens, and config.text.vocabulary='):
+    ours(path, tokenizer=str(tmp_path / 'tokenizer.json')).read(PROMPTS, SIZE)
+
+
 def test_files_of_the_class_with_a_head_load_too(tmp_path):
   reference = small_text.write(tmp_path, with_head=True)
   assert 'lm_head.weight' in files.source(str(tmp_path)).places
@@ -267,6 +294,34 @@ def test_another_model_is_told_by_its_config(folder):
   told = r'another model: .*vision\.deep is \[0, 2\] there and \[1, 3\].*theta is 5000000'
   with pytest.raises(rules.ConvertError, match=told):
     qwen.check(config, str(path))
+
+
+@pytest.mark.parametrize(
+  'change, told',
+  [
+    (lambda page: page.update(model_type='qwen2_vl'), 'model_type is qwen2_vl there and qwen3_vl'),
+    (lambda page: page['text_config'].update(hidden_act='gelu'), 'hidden_act is gelu there'),
+    (lambda page: page['text_config'].update(rms_norm_eps=0.01), 'rms_norm_eps is 0.01 there'),
+    (
+      lambda page: page['text_config']['rope_parameters'].update(rope_type='yarn'),
+      'rope_type is yarn there and default here',
+    ),
+  ],
+)
+def test_what_no_field_of_ours_can_be_is_told(folder, tmp_path, change, told):
+  path, _ = folder
+  config = config_lib.build(qwen_vl.Config, small_text.FIELDS, 'config.text')
+  page = json.loads((path / 'config.json').read_text())
+  qwen.check(config, str(path))
+  change(page)
+  (tmp_path / 'config.json').write_text(json.dumps(page))
+  with pytest.raises(rules.ConvertError, match=told):
+    qwen.check(config, str(tmp_path))
+  (tmp_path / 'config.json').write_text('[]')
+  qwen.check(config, str(tmp_path))
+  (tmp_path / 'config.json').write_text('{"text_config": ')
+  with pytest.raises(files.FileError, match='is no whole description'):
+    qwen.check(config, str(tmp_path))
 
 
 def test_missing_and_foreign_tensors_are_listed(folder, tmp_path):
