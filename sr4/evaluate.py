@@ -48,9 +48,9 @@ def main(args):
   from sr4.training import checkpoint
 
   began = time.time() if args.began is None else args.began
-  for name in ('count', 'batch'):
-    if getattr(args, name) < 1:
-      raise errors.UserError(f'--{name}={getattr(args, name)} must be at least 1')
+  for name, least in (('count', 1), ('batch', 1), ('seed', 0)):
+    if getattr(args, name) < least:
+      raise errors.UserError(f'--{name}={getattr(args, name)} must be at least {least}')
   step, _ = checkpoint.page(args.checkpoint, args.step)
   with sharding.default_mesh():
     system, model, trained = sample_verb.load(args.checkpoint, step, args)
@@ -86,7 +86,8 @@ def main(args):
   )
   os.makedirs(os.path.join(args.out, 'clips'), exist_ok=True)
   for i, pair in enumerate(zip(made[:SHOWN], truth)):
-    save_pair(os.path.join(args.out, 'clips', f'{i:03d}'), *pair, size, system.codecs.audio)
+    path = os.path.join(args.out, 'clips', f'{i:03d}')
+    save_pair(path, prompts[i], *pair, size, system.codecs.audio)
   write_json(os.path.join(args.out, 'clips.json'), clips)
   write_json(os.path.join(args.out, 'config.json'), trained)
   figures['seconds'] = round(time.time() - began, 1)
@@ -97,9 +98,10 @@ def main(args):
 def held_out(size, audio, seed: int, count: int):
   """(samples 0 .. count - 1 of the world of this seed, SEEDS more of the kind of the first)."""
   from data_pipelines import world
+  from sr4.core import errors
 
-  source = world.World(
-    world.Config.simple(
+  try:
+    config = world.Config.simple(
       frames=size.frames,
       height=size.height,
       width=size.width,
@@ -107,9 +109,10 @@ def held_out(size, audio, seed: int, count: int):
       sample_rate=audio.sample_rate,
       channels=audio.audio_channels,
       samples=size.samples,
-    ),
-    seed,
-  )
+    )
+  except ValueError as error:
+    raise errors.UserError(f'SR4-World has no clips like those of this model: {error}') from error
+  source = world.World(config, seed)
   truth, alike, index = [source[i] for i in range(count)], [], count
   while len(alike) < SEEDS:
     sample = source[index]
@@ -246,7 +249,7 @@ def diversity(clips) -> float:
   return float(np.stack([clip.frames for clip in clips]).astype(np.float32).std(0).mean())
 
 
-def save_pair(path: str, made, truth, size, audio):
+def save_pair(path: str, prompt: str, made, truth, size, audio):
   """PATH.mp4, PATH.truth.mp4, and PATH.npz with the pixels and samples of both."""
   import io
 
@@ -259,7 +262,7 @@ def save_pair(path: str, made, truth, size, audio):
   large = max(1, round(PIXELS / size.height))
   for name, clip in (('', made), ('.truth', truth)):
     frames = clip.frames.repeat(large, 1).repeat(large, 2)
-    tags = provenance.Origin('').tags() if clip is made else {}
+    tags = provenance.Origin(prompt).tags() if clip is made else {}
     mp4.write(f'{path}{name}.mp4', frames, size.fps, clip.samples, audio.sample_rate, metadata=tags)
   packed = io.BytesIO()
   np.savez_compressed(
@@ -296,13 +299,16 @@ def table(figures: dict) -> str:
 
   def cell(name):
     value = figures.get(name)
-    return '' if value is None else f'{value:.3f}' if 'accuracy' in name else f'{value:.1f}'
+    if value is None or isinstance(value, int):
+      return '' if value is None else str(value)
+    return f'{value:.3f}' if 'accuracy' in name else f'{value:.1f}'
 
   rows = [('', 'model', 'codec', 'truth', 'no skill')]
   for words, name, least in (
     ('colour accuracy', 'color_accuracy', 'chance_color_accuracy'),
     ('shape accuracy', 'shape_accuracy', 'chance_shape_accuracy'),
     ('onset error, ms', 'onset_error_ms', 'onset_error_shuffled_ms'),
+    ('  of so many clips', 'onset_clips', None),
     ('diversity', 'diversity', None),
   ):
     rows.append((words, *(cell(prefix + name) for prefix in ('', 'codec_', 'truth_')), cell(least)))

@@ -179,7 +179,9 @@ def cards(figures) -> str:
     card(
       'Sync',
       value,
-      'between a bounce seen and a ring heard, the median clip',
+      'between a bounce seen and a ring heard, the median of '
+      f'{figures.get("onset_clips", 0)} clips with either; the truth has '
+      f'{figures.get("truth_onset_clips", 0)}',
       scale(along(error), along(least), along(most)),
       f'shuffled sounds {milliseconds(least)} · through the codecs {milliseconds(most)}',
     )

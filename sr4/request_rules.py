@@ -4,6 +4,7 @@ import math
 import re
 
 from data_pipelines import media
+from sr4.core import captions
 from sr4.core import errors
 
 RESOLUTIONS = {'480p': (480, 832), '720p': (720, 1280), '1080p': (1088, 1920)}  # of 16:9
@@ -33,7 +34,7 @@ def problems(asked):
   if not asked.prompt.strip():
     yield 'prompt', 'it is empty; say what is to be seen and heard'
   for name in ('prompt', 'negative_prompt', 'audio_negative_prompt'):
-    if re.search('[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]', getattr(asked, name) or ''):
+    if captions.UNWRITABLE.search(getattr(asked, name) or ''):
       yield name, 'it has control characters, or half a surrogate pair; take them out'
   if asked.seed is not None and not 0 <= asked.seed < SEEDS:
     yield 'seed', f'{asked.seed} is not in 0 to {SEEDS - 1}'

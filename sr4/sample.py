@@ -250,7 +250,7 @@ def optimized(row, size, system, optimize):
 
   from sr4.core import captions
 
-  seconds = size.samples / system.codecs.audio.sample_rate
+  seconds = size.frames / size.fps or size.samples / system.codecs.audio.sample_rate
   kinds = [kind for kind, _ in captions.references(row.caption)]
   told = dict(references=kinds, seconds=seconds, sound=size.samples > 0)
   return dataclasses.replace(row, caption=optimize(row.caption, **told))

@@ -4,12 +4,15 @@ import json
 import os
 import types
 
+import av
 import numpy as np
 import pytest
 
 from data_pipelines import media
 from data_pipelines import world
 from sr4 import evaluate
+from sr4.core import errors
+from sr4.core.batch import Size
 from sr4.models import codec
 from tests import small_run
 
@@ -45,6 +48,8 @@ def test_a_checkpoint_becomes_figures_and_clips(home, tmp_path):
     f'{i:03d}{end}' for i in range(3) for end in ('.mp4', '.npz', '.truth.mp4')
   ]
   assert media.probe(tmp_path / 'clips' / '000.mp4').width == 256
+  with av.open(tmp_path / 'clips' / '000.mp4') as made:
+    assert clips[0]['prompt'] in made.metadata['comment']
   assert 'colour accuracy' in printed and 'no skill' in printed
   again = tmp_path / 'again'
   evaluated(home, again, '--num_inference_steps', '2')
@@ -55,8 +60,16 @@ def test_a_checkpoint_becomes_figures_and_clips(home, tmp_path):
 def test_wrong_input_is_one_line(home, tmp_path):
   out = evaluated(home, tmp_path, '--count', '0', code=1)
   assert out == 'sr4: --count=0 must be at least 1\n'
+  out = evaluated(home, tmp_path, '--seed', '-1', code=1)
+  assert out == 'sr4: --seed=-1 must be at least 0\n'
   out = evaluated(home, tmp_path, '--solver', 'magic', code=1)
   assert "'magic' is not among" in out and out.count('\n') == 1
+
+
+def test_a_model_whose_clips_the_world_cannot_draw_is_told():
+  audio = types.SimpleNamespace(sample_rate=16_000, audio_channels=1)
+  with pytest.raises(errors.UserError, match='SR4-World has no clips like those of this model'):
+    evaluate.held_out(Size(17, 8, 8, 16.0, 17_000), audio, 1, 2)
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,8 @@ def workdir(tmp_path):
   }
   (tmp_path / 'clips').mkdir()
   for i, s in enumerate(samples):
-    evaluate.save_pair(
-      str(tmp_path / 'clips' / f'{i:03d}'), s, s, size, types.SimpleNamespace(sample_rate=16_000)
-    )
+    path, audio = str(tmp_path / 'clips' / f'{i:03d}'), types.SimpleNamespace(sample_rate=16_000)
+    evaluate.save_pair(path, 'a red circle', s, s, size, audio)
   clips = [
     {
       'prompt': f'{s.captions["short"]} <&"{i}">',

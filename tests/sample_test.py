@@ -10,6 +10,7 @@ from safetensors import numpy as safetensors
 
 from data_pipelines import media
 from data_pipelines import stills
+from data_pipelines import tasks
 from sr4 import pipeline
 from sr4 import request
 from sr4 import sample as sample_verb
@@ -236,3 +237,15 @@ def test_a_model_of_one_modality_makes_its_files(tmp_path, bucket, file):
   _of_another_kind(tmp_path, **bucket)
   sample(tmp_path, tmp_path / 'out', '--prompt', 'a red circle')
   assert file in os.listdir(tmp_path / 'out')
+
+
+@pytest.mark.parametrize(
+  'sound, frames, seconds', [(True, 5, 0.625), (False, 5, 0.625), (True, 0, 2)]
+)
+def test_the_optimizer_is_told_how_long_it_lasts(sound, frames, seconds):
+  made, told = system.build(small_run.config('nowhere')), {}
+  size = made.size(frames, 16, 16, 8.0, sound=sound, seconds=2.0)
+  row = tasks.Row(caption='a circle')
+  optimize = lambda caption, **given: told.update(given) or f'{caption}, seen'
+  assert sample_verb.optimized(row, size, made, optimize).caption == 'a circle, seen'
+  assert told == dict(references=[], seconds=seconds, sound=sound)

@@ -69,8 +69,8 @@ def curate(args) -> tuple[int, list[dict], list[dict]]:
   settings.check()
   items = engine.found(args.media)
   out.mkdir(parents=True, exist_ok=True)
-  files.save(out / 'rules.json', rules.to_json(settings.rules).encode())
   engine.run(items, settings, args.beam)
+  files.save(out / 'rules.json', rules.to_json(settings.rules).encode())
   kept, dropped = (tables.read(out, name) for name in (tables.KEPT, tables.DROPPED))
   tables.account(items, kept, dropped)
   page = report.page(out, len(items), kept, dropped, settings.rules)
@@ -96,7 +96,9 @@ def main(argv=None):
     found, kept, dropped = curate(args)
   except (errors.UserError, OSError) as e:
     sys.exit(f'error: {e}')
-  except KeyboardInterrupt:
+  except (KeyboardInterrupt, RuntimeError) as e:
+    if 'KeyboardInterrupt' not in f'{e!r}':  # Beam says it of its workers so.
+      raise
     sys.exit('interrupted: the tables are not written.')
   print(_table(found, kept, dropped, args.out))
   if not kept:

@@ -44,6 +44,11 @@ def arguments(argv):
   args.overrides = [a.removeprefix('--config.') for a in others if a.startswith('--config.')]
   if unknown := [a for a in others if not a.startswith('--config.')]:
     parser.error(f'unknown: {" ".join(unknown)}')
+  if args.overrides and not args.config:
+    parser.error(f'--config.{args.overrides[0]}: it changes what --config reads; give that, too')
+  for name in ('start', 'seed'):
+    if getattr(args, name) < 0:
+      parser.error(f'--{name} {getattr(args, name)} must be 0 or above')
   return args
 
 
@@ -63,6 +68,8 @@ def main(argv=None):
       write(args.out, config, args.kind, args.seed, args.start, args.count)
   except (errors.UserError, OSError, ValueError) as error:
     sys.exit(f'error: {error}')
+  except KeyboardInterrupt:
+    sys.exit('interrupted: the folder that was being written is not there')
 
 
 def write(folder: str, config, kind: str, seed: int, start: int, count: int):

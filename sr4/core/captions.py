@@ -19,6 +19,8 @@ from sr4.core import errors
 
 TAGS = ('text', 'sfx', 'dialogue', 'singing', 'bgm')  # SPEC section 3, in the order of writing
 HEARD = TAGS[1:]
+# What no file can hold of a prompt: control characters, halves of surrogate pairs, no characters.
+UNWRITABLE = re.compile('[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
 KINDS = ('image', 'video', 'audio')  # of references
 
 # What may be meant as a tag.  Possessive, so that the time is linear in the text.

@@ -36,6 +36,7 @@ EXAMPLE = (
   '<dialogue>Good morning!</dialogue> <sfx>keys jingling, a door bell</sfx> <singing></singing> '
   '<bgm>soft acoustic guitar</bgm>',
 )
+_QUOTES = ('"', '\u201c', '\u201d')
 _MOST = 1 << 20  # bytes of an answer
 _PASSING = (408, 429, 500, 502, 503, 504)  # HTTP codes that pass
 
@@ -77,8 +78,9 @@ class ChatEnhancer:
       {'role': 'user', 'content': request},
     ]
     for _ in range(2):
-      answer = self._ask(messages)
-      problems = _problems(answer, sound, references)
+      answer, whole = self._ask(messages)
+      problems = [] if whole else ['it is cut off; write a shorter one']
+      problems += _problems(answer, prompt, sound, references)
       if not problems:
         return answer
       told = f'That is no right caption: {"; ".join(problems[:8])}. Write it again, whole.'
@@ -88,8 +90,8 @@ class ChatEnhancer:
       f'{self._quoted(answer)}; give another model, or a structured prompt'
     )
 
-  def _ask(self, messages: list[dict]) -> str:
-    """The text of the answer, after as many tries as it takes."""
+  def _ask(self, messages: list[dict]) -> tuple[str, bool]:
+    """(the text of the answer, is it whole?), after as many tries as it takes."""
     data = json.dumps({'model': self.model, 'messages': messages}).encode()
     for left in range(self.retries, -1, -1):
       try:
@@ -122,15 +124,18 @@ class ChatEnhancer:
     with response:
       return response.status, response.read(_MOST + 1)
 
-  def _content(self, body: bytes) -> str:
+  def _content(self, body: bytes) -> tuple[str, bool]:
     text = body.decode(errors='replace')
     try:
       if len(body) > _MOST:
         raise ValueError(f'over {_MOST} bytes')
-      content = json.loads(text)['choices'][0]['message']['content']
+      choice = json.loads(text)['choices'][0]
+      content = choice['message']['content']
+      if isinstance(content, list):  # In parts.
+        content = ''.join(part['text'] for part in content)
       if not isinstance(content, str):
         raise TypeError('content is no text')
-      return content.strip()
+      return content.strip(), choice.get('finish_reason') != 'length'
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
       raise PromptError(
         f'{self._url()} answered no chat completion: {self._quoted(text)}; give the url of an '
@@ -155,7 +160,7 @@ class ChatEnhancer:
     return repr(text if len(text) <= 300 else f'{text[:300]}...')
 
 
-def _problems(answer: str, sound: bool, references: Sequence[str]) -> list[str]:
+def _problems(answer: str, prompt: str, sound: bool, references: Sequence[str]) -> list[str]:
   problems = captions.validate(answer, structured=True)
   try:
     captions.check_references(answer, references)
@@ -163,7 +168,27 @@ def _problems(answer: str, sound: bool, references: Sequence[str]) -> list[str]:
     problems.append(str(error))
   if '```' in answer:
     problems.append('a code fence; answer with the caption alone')
+  if captions.UNWRITABLE.search(answer):
+    problems.append('control characters, or half a surrogate pair; take them out')
+  if answer.startswith(('{', '[')) or (answer[:1] in _QUOTES and answer[-1:] in _QUOTES):
+    problems.append('it is in brackets or quotes; answer with the caption alone')
+  if not problems:
+    problems += _lost(answer, prompt)
   if not problems and not sound:
     filled = [tag for tag in captions.HEARD if captions.parse(answer).texts(tag)]
     problems += [f'<{tag}> is filled, but the clip has no sound; leave it empty' for tag in filled]
+  return problems
+
+
+def _lost(answer: str, prompt: str) -> list[str]:
+  """What the instruction wants, and a caption of right grammar has not."""
+  tags = [f'<{tag}>' for tag in captions.TAGS if f'<{tag}>' not in answer]
+  problems = [f'{" ".join(tags)}: each tag occurs once at least, empty where there is nothing']
+  problems = problems if tags else []
+  if not re.sub(r'<(\w+)>.*?</\1>', '', answer, flags=re.DOTALL).strip():
+    problems.append('no word of what is seen; describe it outside of the tags')
+  plain = lambda text: ' '.join(re.sub(r'[^\w\s]', '', text).casefold().split())
+  for quoted in re.findall(r'["\u201c]([^"\u201c\u201d]+)["\u201d]', prompt):
+    if plain(quoted) not in plain(answer):
+      problems.append(f'the quoted words "{quoted}" are gone; keep them as they are')
   return problems

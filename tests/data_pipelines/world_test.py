@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from data_pipelines import world
+from data_pipelines.world import __main__ as world_main
 from data_pipelines.world import font
+from data_pipelines.world import kinds
 from data_pipelines.world import picture
 from data_pipelines.world import sound
 from data_pipelines.world import voice
@@ -367,3 +369,27 @@ def test_wrong_places_are_explained():
     w.edit(0, 'paint')
   with pytest.raises(ValueError, match='seed is -1'):
     world.World(SIMPLE, -1)
+
+
+@pytest.mark.parametrize(
+  'words, told',
+  [
+    (('--start', '-1'), '--start -1 must be 0 or above'),
+    (('--seed', '-1'), '--seed -1 must be 0 or above'),
+    (('--config.data.root=x',), '--config.data.root=x: it changes what --config reads'),
+  ],
+)
+def test_wrong_words_are_told(words, told, tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    world_main.main(['--out', str(tmp_path / 'x'), '--count', '1', *words])
+  assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_interrupted_it_leaves_no_part_of_a_folder(tmp_path, monkeypatch):
+  def interrupt(source, index, kind):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(kinds, 'make', interrupt)
+  with pytest.raises(SystemExit, match='interrupted: the folder that was being written is not'):
+    world_main.main(['--out', str(tmp_path / 'x'), '--count', '1'])
+  assert not (tmp_path / 'x').exists()

@@ -18,6 +18,7 @@ from sr4.prompt import rules
 GOOD = (
   'A man waves: <dialogue>Hi!</dialogue> <text></text> <sfx></sfx> <singing></singing> <bgm></bgm>'
 )
+EMPTY = ' '.join(f'<{tag}></{tag}>' for tag in captions.TAGS)
 SECRET = 'sk-do-not-tell'
 
 
@@ -247,16 +248,36 @@ def test_the_example_of_the_instruction_obeys_it():
     (f'{GOOD} @image_1', 'names @image_1', {}),
     (GOOD, '@image_1 is given', {'text': '@image_1 waves', 'references': ('image',)}),
     (GOOD, '<dialogue> is filled', {'sound': False}),
+    (GOOD.replace('<bgm></bgm>', ''), '<bgm>: each tag occurs once at least', {}),
+    (EMPTY, 'no word of what is seen', {}),
+    (json.dumps({'caption': GOOD}), 'it is in brackets or quotes', {}),
+    (f'"{GOOD}"', 'it is in brackets or quotes', {}),
+    (f'{GOOD} \x00', 'control characters', {}),
+    (f'A man. {EMPTY}', 'the quoted words "Hello, Bob" are gone', {'text': 'he says "Hello, Bob"'}),
   ],
 )
 def test_chat_bad_answer_goes_back_once_with_the_problem(serve, bad, told, given):
   name = ' @image_1' if given.get('references') else ''
-  good = '<text></text>A man.' + name
+  good = f'A man. {EMPTY}{name} {given.get("text", "")}'.strip()
   endpoint = serve(says(bad), says(good))
   assert asked(endpoint, **given) == good
   messages = endpoint.requests[1][2]['messages']
   assert [m['role'] for m in messages] == ['system', 'user', 'assistant', 'user']
   assert messages[2]['content'] == bad.strip() and told in messages[3]['content']
+
+
+def test_an_answer_that_is_cut_off_goes_back(serve):
+  code, body = says(GOOD)
+  cut = json.loads(body)
+  cut['choices'][0]['finish_reason'] = 'length'
+  endpoint = serve((code, json.dumps(cut)), says(GOOD))
+  assert asked(endpoint) == GOOD
+  assert 'it is cut off; write a shorter' in endpoint.requests[1][2]['messages'][3]['content']
+
+
+def test_an_answer_may_come_in_parts(serve):
+  parts = [{'type': 'text', 'text': part} for part in (GOOD[:9], GOOD[9:])]
+  assert asked(serve(says(parts))) == GOOD
 
 
 def test_chat_always_bad_is_an_error_with_the_answer(serve):
