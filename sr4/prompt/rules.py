@@ -98,7 +98,7 @@ _VERBS = (
 _NOUNS = {
   'rain(?:s|ing|fall)?': 'rain falling',
   'thunder(?:storm)?': 'thunder',
-  'wind|windy': 'wind',
+  'wind(?! (?:turbine|farm|power|instrument))|windy': 'wind',
   'surf|(?:ocean|sea) waves': 'waves breaking',
   'waterfall|river': 'water flowing',
   'campfire|fireplace|bonfire': 'a fire crackling',
@@ -111,7 +111,7 @@ _NOUNS = {
   'gunshots?|gunfire': 'gunshots',
   'explosions?': 'an explosion',
   'fireworks': 'fireworks',
-  'bells?': 'a bell',
+  'bells?(?! peppers?)': 'a bell',
   'birdsong': 'birdsong',
   'typing': 'typing',
   'heartbeat': 'a heartbeat',
@@ -131,7 +131,13 @@ _MUSIC = re.compile(
   r'(?:music|soundtrack|melody|melodies|tune|jazz|symphony|orchestra|lullaby)))(?!\w)',
   re.IGNORECASE,
 )
-_ABSENT = re.compile(r'(?<!\w)(?:no|not|never|without)\s+(?:[\w-]+\s+)?$', re.IGNORECASE)
+# Behind it one word, or an `or`, or `sound of`: no rain, no loud rain or thunder, isn't raining.
+_ABSENT = re.compile(
+  r"(?<!\w)(?:no|not|never|without|[a-z]+n['’]t)\s+"
+  r'(?:(?:[\w-]+\s+){1,3}n?or\s+|(?:sounds?|noises?|signs?)\s+of\s+)?(?:[\w-]+\s+)?$',
+  re.IGNORECASE,
+)
+_NOTHING = re.compile(r'(?:none|nothing|silence|silent|no \w+)', re.IGNORECASE)
 # Whole sentences about what is heard; they leave the visual description.
 _TOLD = {
   'sfx': re.compile(r'(?:Heard|Sounds?|Sound effects?|SFX): *(.+)', re.IGNORECASE),
@@ -167,14 +173,25 @@ def _effects(text: str) -> Iterator[str]:
     yield from chimes
     for match in _SOUNDING.finditer(rest):
       before = rest[max(0, match.start() - 80) : match.start()]
-      if _ABSENT.search(before):
+      subject = _SUBJECT.search(before)
+      named = before[: subject.start()] if subject else before  # The dog that does not bark.
+      if _ABSENT.search(before) or _ABSENT.search(named):
         continue
       if match.lastgroup.startswith('noun'):
         yield list(_NOUNS.values())[int(match.lastgroup.removeprefix('noun'))]
         continue
-      subject = _SUBJECT.search(before)
+      if match[0].lower() in ('rings', 'barks') and not _is_one(subject):
+        continue
       words = [w for w in subject[1].split() if not w.endswith('ly')] if subject else []
       yield ' '.join((['the', *words] if words else []) + [match.lastgroup])
+
+
+def _is_one(subject: re.Match | None) -> bool:
+  """Is it one thing, which rings, and not what has rings: two wedding, a woman wearing gold?"""
+  if not subject:
+    return False
+  article, *words = subject[0].casefold().split()
+  return article not in ('two', 'three') and not any(word.endswith('ing') for word in words)
 
 
 def _chimes(sentence: str) -> tuple[list[str], str]:
@@ -220,9 +237,9 @@ class RuleBased:
   ) -> str:
     if enhancer.is_structured(prompt, references):
       return prompt
-    visual, said = prompt.strip(), {tag: [] for tag in captions.TAGS}
+    visual, said, told = prompt.strip(), {tag: [] for tag in captions.TAGS}, set()
     if sound:
-      visual, said = _take_told(visual)
+      visual, said, told = _take_told(visual)
     # What is quoted or written is not what happens: the word JAZZ is no music.
     plain = _QUOTE.sub(_blank, visual)
     shown = [(m.start(1), 'text', m[1]) for m in _CAPITALS.finditer(plain)]
@@ -230,9 +247,9 @@ class RuleBased:
     for _, tag, words in sorted([*_quotes(visual), *shown]):
       if sound or tag == 'text':
         said[tag].append(words)
-    if sound:
-      said['sfx'] = said['sfx'] or list(dict.fromkeys(_effects(plain)))
-      said['bgm'] = said['bgm'] or list(dict.fromkeys(_music(plain)))
+    for tag, heard in (('sfx', _effects), ('bgm', _music)):
+      if sound and tag not in told:
+        said[tag] = list(dict.fromkeys(heard(plain)))
     return _written(_sentence(visual), said)
 
 
@@ -240,9 +257,10 @@ def _blank(match: re.Match) -> str:
   return ' ' * len(match[0])
 
 
-def _take_told(text: str) -> tuple[str, dict[str, list[str]]]:
-  """The text without the sentences that only tell what is heard, and what these tell."""
-  said, kept, end = {tag: [] for tag in captions.TAGS}, [], 0
+def _take_told(text: str) -> tuple[str, dict[str, list[str]], set[str]]:
+  """The text without the sentences that only tell what is heard, what these tell, and of which
+  tags they do: that there is none, too."""
+  said, told, kept, end = {tag: [] for tag in captions.TAGS}, set(), [], 0
   for border in [*_SENTENCE.finditer(text), None]:
     sentence = text[end : border.start() if border else len(text)]
     tag, match = next(
@@ -250,11 +268,13 @@ def _take_told(text: str) -> tuple[str, dict[str, list[str]]]:
       (None, None),
     )
     if tag:
-      said[tag].append(match[1].strip().rstrip('.'))
+      words = match[1].strip().rstrip('.')
+      said[tag] += [] if _NOTHING.fullmatch(words) else [words]
+      told.add(tag)
     else:
       kept.append(sentence + (border[0] if border else ''))
     end = border.end() if border else end
-  return ''.join(kept).strip(), said
+  return ''.join(kept).strip(), said, told
 
 
 def _sentence(text: str) -> str:

@@ -76,6 +76,12 @@ def test_quotations(text, tag, told):
     # Nothing is heard of these.
     ('A red ring on bark, a piano in a hall, a traffic light', '', ''),
     ('A street without rain and with no loud music', '', ''),
+    ('No rain or thunder, not a dog barking', '', ''),
+    ("It isn't raining; there is no sound of traffic", '', ''),
+    ('A woman wearing gold rings, two wedding rings and a wind turbine', '', ''),
+    ('Red bell peppers. Music: none. Sound: nothing.', '', ''),
+    ('A piano and soft music. Sound: rain. Music: none.', 'rain', ''),
+    ('Without a word the old phone rings', 'the old phone ringing', ''),
     ('A man reads "Rain and jazz music" and the word JAZZ', '', ''),
     ('He said he bought a new "thing" yesterday', '', ''),
     ('A "loud" man says hello', '', ''),
