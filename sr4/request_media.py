@@ -114,6 +114,8 @@ def clip(asked, system, size: Size):
       frames, known = media.read(asked.video, **like).frames, None
     name = 'mask_video' if asked.mask_video else 'mask_image'
     with field(name):
+      if mask := asked.mask_video or asked.mask_image:
+        same_shape(mask, asked.video)
       if asked.mask_video:
         known = media.read(asked.mask_video, **like, nearest=True).frames[..., 0] < WHITE
       elif asked.mask_image:
@@ -126,6 +128,15 @@ def clip(asked, system, size: Size):
     return frames, known
 
   return shown
+
+
+def same_shape(mask: str, video: str):
+  """MediaError where they are not cut alike, by a pixel: what is white would lie elsewhere."""
+  (h, w), (height, width) = media.displayed(mask), media.displayed(video)
+  if abs(h * width - w * height) > max(h + w, height + width):
+    raise media.MediaError(
+      f'{mask} is {w} x {h}, and the video {width} x {height}: give one of the same aspect'
+    )
 
 
 def references(asked, system, size: Size) -> dict:

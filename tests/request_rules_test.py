@@ -1,5 +1,6 @@
 """sr4/request_rules.py: every rule broken on purpose."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -201,6 +202,18 @@ def test_seconds_are_of_sounds(home):
   with pytest.raises(request_rules.RequestError, match='seconds: they are of a sound alone'):
     ask(seconds=5.0).size(SYSTEM, TRAINED)
   assert ask(frames=0, seconds=5.0).size(SYSTEM, TRAINED).samples == 40000
+
+
+@pytest.mark.parametrize('sides, same', [((32, 48), 1), ((21, 32), 1), ((8, 12), 1), ((48, 48), 0)])
+def test_a_mask_is_cut_as_the_video_is(home, tmp_path, sides, same):
+  """Of any size; of another aspect, what is white would lie elsewhere."""
+  white = np.zeros((*sides, 3), np.uint8)
+  white[: sides[0] // 2] = 255
+  (tmp_path / 'mask.png').write_bytes(stills.to_png(white))
+  given = ask(video=str(home / 'clip.mp4'), mask_image=str(tmp_path / 'mask.png'))
+  told = 'mask_image: .* is 48 x 48, and the video 48 x 32: give one of the same aspect'
+  with contextlib.nullcontext() if same else pytest.raises(request_rules.RequestError, match=told):
+    assert given.row(SYSTEM, given.size(SYSTEM, TRAINED)).known.any()
 
 
 def test_a_mask_that_is_all_white(home):
