@@ -148,8 +148,11 @@ def main(args):
   with sharding.default_mesh():
     system, model, trained = load(args.checkpoint, args.step, args)
     refiner = args.refine and Refiner(args, system)
-    flags = given(args, SAMPLING)
-    for some, size, sampling, extra in batches(asked, system, trained, flags, args.batch):
+    groups = list(batches(asked, system, trained, given(args, SAMPLING), args.batch))
+    for _, size, _, _ in groups:
+      if refiner and size.frames:  # What it cannot make is told before what takes long.
+        pipeline.refined_size(refiner.system, refiner.trained, system, size)
+    for some, size, sampling, extra in groups:
       rows = [optimized(one.row(system, size), size, system, optimize) for _, one in some]
       seeds = [args.seed + i if one.seed is None else one.seed for i, one in some]
       rows, seeds = rows + rows[:1] * extra, seeds + seeds[:1] * extra

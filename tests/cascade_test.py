@@ -125,7 +125,8 @@ def test_a_refiner_is_guided_away_from_negative_prompts(monkeypatch):
     ('refiner', 'refiner', 'its --refine this one'),
   ],
 )
-def test_checkpoints_that_do_not_go_together(home, tmp_path, base, refine, told):
+def test_checkpoints_that_do_not_go_together(home, tmp_path, monkeypatch, base, refine, told):
+  monkeypatch.delattr(pipeline.Pipeline, '__call__')  # It is told before anything is sampled.
   assert told in sample(home, tmp_path, base, refine, code=1)
 
 
