@@ -16,6 +16,7 @@ from sr4 import cli
 from sr4.core import config
 from sr4.core import errors
 from sr4.core import sharding
+from sr4.models import system
 from sr4.planning import topology as topology_lib
 from sr4.training import data
 from sr4.training import loop
@@ -243,6 +244,7 @@ def check_config(named: str, overrides, topology: topology_lib.Topology, trains:
   loaded = config.load(str(ROOT / named), overrides)
   if not trains:
     return
+  system.build(loaded)
   asked = loop.Sections.of(loaded)
   mesh = dataclasses.asdict(asked.mesh)
   shape = sharding.mesh_shape(topology.devices, topology.slices, **mesh)

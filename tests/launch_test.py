@@ -263,6 +263,7 @@ def test_a_missing_tool_and_a_failing_one(tools, monkeypatch, tmp_path):
     (dict(command=('train', '--config', __file__, '--workdir', '/mnt/t/x')), 'no such file in the'),
     (dict(command=(*TRAIN, '--config.train.stepz=3')), "did you mean 'steps'"),
     (dict(command=(*TRAIN, '--config.train.keep=0')), 'train.keep=0'),
+    (dict(command=(*TRAIN, '--config.model.heads=3')), 'heads 3 must be'),
     (dict(command=(*TRAIN, '--config.mesh.seq=1')), 'must be a multiple of data x fsdp'),
     (dict(command=(*TRAIN, '--config.mesh.seq=3')), 'does not divide the 256'),
     (dict(command=(*TRAIN, '--config.mesh.seq=0')), '1 device or more'),

@@ -17,9 +17,7 @@ from sr4.flow import segments
 from sr4.torch.media import Given
 
 OUTPUTS = ('np', 'latent')
-SLACK = (
-  0.1  # seconds that a sound may last less than its clip: the frames of a codec are no smaller
-)
+SLACK = 0.1  # seconds that a sound may last less than its clip: a file's frames are no smaller
 
 
 def check(problems: Iterable[str]):
@@ -80,9 +78,8 @@ def of_text(name: str, prompt, embeds, width: int):
 
 def of_references(prompt, given: Given):
   """Each reference that is given is named, and no other."""
-  has = ('image', len(given.ref_images)), ('video', given.ref_video), ('audio', given.ref_audio)
-  count = lambda x: x if isinstance(x, int) else int(x is not None)
-  kinds = [kind for kind, x in has for _ in range(count(x))]
+  kinds = ['image'] * len(given.ref_images)
+  kinds += ['video'] * (given.ref_video is not None) + ['audio'] * (given.ref_audio is not None)
   for one in [prompt] if isinstance(prompt, str) else prompt or ():
     try:
       captions.check_references(one, kinds)
