@@ -20,6 +20,9 @@ class State:
   def shapes(self):
     return {name: x.shape for name, x in self.places.items()}
 
+  def dtypes(self):
+    return dict.fromkeys(self.places, 'F32')
+
   def read(self, name):
     return self.places[name]
 
