@@ -11,6 +11,8 @@ FLAGS = {
   '--xla_force_host_platform_device_count': 8,
   '--xla_backend_optimization_level': 0,
   '--xla_cpu_use_fusion_emitters': 'false',
+  '--xla_cpu_parallel_codegen_split_count': 1,
+  '--xla_llvm_disable_expensive_passes': 'true',
 }
 given = os.environ.get('XLA_FLAGS', '')
 added = [f'{flag}={value}' for flag, value in FLAGS.items() if flag not in given]

@@ -25,8 +25,11 @@ STEPS = 30
 PROGRAM = str(pathlib.Path(skyreels_v4.__file__))
 # Buckets like those of a stage before, or of the same with another size: each is a program.
 ELSEWHERE = dict(
+  video2='images',
+  video3='images',
   video4='images',
   video5='images',
+  joint='sounds',
   sft1='image_ref|video_ref|clips-17x32x32',
   sft2='image_ref|video_ref|clips-17x32x32',
   refiner='image_ref|video_ref|images',

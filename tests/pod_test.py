@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sr4 import verify
-from sr4.core import pod
+from sr4.core import watch
 from sr4.training import checkpoint
 from sr4.training import loop
 from sr4.training import metrics
@@ -66,7 +66,7 @@ def test_killed_in_a_step_then_asked_to_stop_on_fewer_hosts(home, straight):
   with train(4, home, workdir, '--config.mesh.fsdp=2', '--config.mesh.seq=2') as hosts:
     hosts.until(lambda: (saved / '3').exists() and at_step(workdir, 4))
     hosts.kill(2)
-    assert hosts.codes() == [pod.RESTART, pod.RESTART, -signal.SIGKILL, pod.RESTART]
+    assert hosts.codes() == [watch.RESTART, watch.RESTART, -signal.SIGKILL, watch.RESTART]
     for host in (0, 1, 3):
       assert re.search(r'\nsr4: host 2 of 4: no sign of life for \d+ s', hosts.said(host))
   assert 3 in checkpoint.steps(str(saved))
@@ -74,7 +74,7 @@ def test_killed_in_a_step_then_asked_to_stop_on_fewer_hosts(home, straight):
   with train(2, home, workdir, '--config.mesh.data=2', '--verify=fast', devices=2) as hosts:
     hosts.until(lambda: at_step(workdir, 7))
     hosts.kill(1, signal.SIGTERM)
-    assert hosts.codes() == [pod.RESTART] * 2
+    assert hosts.codes() == [watch.RESTART] * 2
   last = checkpoint.steps(str(saved))[-1]
   assert 7 < last <= STEPS and f'step {last} of {STEPS} is saved' in hosts.said(0)
 
@@ -110,7 +110,7 @@ def test_killed_in_a_save(tmp_path, host):
     codes = hosts.codes()
   # jax itself looks after the coordinator.
   assert codes[host] == -signal.SIGKILL
-  assert codes[1 - host] == (pod.RESTART if host else -signal.SIGABRT)
+  assert codes[1 - host] == (watch.RESTART if host else -signal.SIGABRT)
   words = 'the leader task was preempted/died' if host == 0 else 'host 1 of 2: no sign of life'
   assert words in ' '.join(hosts.said(1 - host).lower().split())
   last = checkpoint.steps(str(saved))[-1]

@@ -41,8 +41,8 @@ class Config:
   vocoder: vocoder_lib.Config = dataclasses.field(default_factory=vocoder_lib.Config)
 
   def __post_init__(self):
-    if len(self.multiples) < 2:
-      raise ValueError(f'multiples={self.multiples} must have two levels or more')
+    if len(self.multiples) < 2 or min(self.multiples) < 1:
+      raise ValueError(f'multiples={self.multiples} must be two levels or more, each at least 1')
     if self.vocoder.bands != self.bands or self.vocoder.hop != mel_lib.HOP:
       raise ValueError(
         f'the vocoder makes {self.vocoder.hop} samples of {self.vocoder.bands} bands; this VAE '

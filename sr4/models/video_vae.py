@@ -85,10 +85,12 @@ class Config:
         raise ValueError(
           f'{name} has {len(getattr(self, name))} entries for channels={self.channels}'
         )
+    if min(self.multiples, default=0) < 1:
+      raise ValueError(f'multiples={self.multiples} must be one or more, each at least 1')
     if self.chunk < 1:
       raise ValueError(f'chunk={self.chunk} must be at least 1')
-    if self.tile % (2 * self.space_factor):
-      raise ValueError(f'tile={self.tile} is not a multiple of {2 * self.space_factor}')
+    if self.tile < 0 or self.tile % (2 * self.space_factor):
+      raise ValueError(f'tile={self.tile} is not 0 or a multiple of {2 * self.space_factor}')
 
   @property
   def time_factor(self) -> int:

@@ -32,6 +32,8 @@ class Config:
   dtype: str = 'float32'
 
   def __post_init__(self):
+    if min(self.rates, default=0) < 2:
+      raise ValueError(f'rates={self.rates} must be one or more, each at least 2')
     if self.width % 2 ** len(self.rates):
       raise ValueError(f'width={self.width} cannot be halved {len(self.rates)} times')
     if bad := [window for window in self.windows if window % 2 == 0]:

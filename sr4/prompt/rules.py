@@ -15,7 +15,8 @@ def _cue(latin: str, other: str) -> str:
 
 _CUES = {
   'text': _cue(
-    'signs?|signboard|banner|poster|billboard|label|logo|titles?|captions?|subtitles?|letters|'
+    'signs?|signboard|banner|poster|billboard|logo|titles?|captions?|subtitles?|letters|'
+    'label(?:l?ed)?|titled|captioned|marked|inscribed|engraved|lettered|'
     'lettering|words?|text|neon|reads|reading|written|printed|painted|spell(?:s|ing)|displays|'
     'Schild|Aufschrift|Titel|steht|panneau|enseigne|titre|affiche|letrero|cartel|título',
     '写着|写有|写道|招牌|标题|字样|文字|牌子|看板|書かれ|간판',

@@ -196,7 +196,7 @@ def restore(directory: str, step: int, like, prefix: str = '', verify: str = 'fu
     verify: 'fast' looks at the files' sizes and the digests of small ones (config, position,
       index); 'full' also at the digest of each array that was read; 'off' at nothing.
   Raises:
-    CheckpointError: other names, shapes or dtypes than the checkpoint's; a digest that differs.
+    CheckpointError: other names or shapes than the checkpoint's; a digest that differs.
   """
   return tree.from_flat(
     like, restore_named(directory, step, tree.to_flat(like), prefix, '', verify)
@@ -217,10 +217,11 @@ def restore_named(
   wanted = {prefix + name: x for name, x in like.items()}
   if verify != 'off' and not check_files(str(path), manifest.SMALL) and verify == 'fast':
     verify = 'full'  # The files have no digests, so the arrays must show theirs.
-  check_named(directory, step, like, prefix, names)
+  saved = check_named(directory, step, like, prefix, names)
   handler = ocp.PyTreeCheckpointHandler()
-  args = {
-    name: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype) for name, x in wanted.items()
+  args = {  # As it was written: of that are the digests.
+    name: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=saved[name].dtype)
+    for name, x in wanted.items()
   }
   asked = ocp.args.PyTreeRestore(item=wanted, restore_args=args, partial_restore=True)
   with reading(path):
@@ -232,17 +233,19 @@ def restore_named(
       raise damaged(
         path, f'{len(broken)} arrays are not as they were written, the first is {broken[0]!r}'
       )
-  return {name.removeprefix(prefix): x for name, x in flat.items()}
+  return {name: flat.pop(prefix + name).astype(x.dtype) for name, x in like.items()}
 
 
-def check_named(directory: str, step: int, like: dict, prefix: str = '', names: str = ''):
-  """CheckpointError unless `restore_named`, asked the same, finds what it is to read."""
+def check_named(directory: str, step: int, like: dict, prefix: str = '', names: str = '') -> dict:
+  """{name: shape and dtype there}; CheckpointError unless `restore_named`, asked the same, finds
+  what it is to read."""
   path = epath.Path(os.path.abspath(directory)) / str(step)
   with reading(path):
     there = ocp.PyTreeCheckpointHandler().metadata(path / 'arrays').tree
   of = lambda name: name.startswith(prefix) and re.search(names, name.removeprefix(prefix))
   saved = {name: found for name, found in there.items() if of(name)}
   _check_same(path, {prefix + name: x for name, x in like.items()}, saved)
+  return saved
 
 
 def check_files(step: str, largest: float = float('inf')) -> bool:

@@ -113,7 +113,7 @@ def run(
   Args:
     began: when the process did, in seconds since 1970; what it did since is accounted for, too.
   Returns:
-    (the last state, the exit code: pod.RESTART where a pod was asked to stop before its end).
+    (the last state, the exit code: watch.RESTART where a pod was asked to stop before its end).
   """
   began = began or time.time()
   system, c = system_lib.build(config), Sections.of(config)

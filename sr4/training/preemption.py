@@ -7,6 +7,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from sr4.core import pod
+from sr4.core import watch
 
 
 class Preemption:
@@ -52,10 +53,10 @@ class Preemption:
     return self.asked
 
   def code(self) -> int:
-    """Of a process that stopped before its last step: in a pod, pod.RESTART on every host.
+    """Of a process that stopped before its last step: in a pod, watch.RESTART on every host.
 
     A process alone leaves it to whoever asked it (launch/entrypoint.sh).  All hosts call this.
     """
     if jax.process_count() == 1 or 'clock' in pod.gather('clock' if self.clock else ''):
       return 0
-    return pod.RESTART
+    return watch.RESTART

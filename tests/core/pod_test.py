@@ -1,4 +1,4 @@
-"""sr4/core/pod.py with real processes: who joins, who is lost, who is told."""
+"""sr4/core/pod.py and watch.py with real processes: who joins, who is lost, who is told."""
 
 import contextlib
 import re
@@ -7,7 +7,9 @@ import signal
 import jax
 import pytest
 
+from sr4.core import errors
 from sr4.core import pod
+from sr4.core import watch
 from tests import small_pod
 
 # A host that steps, without a model: `f(host, step)` may do something else.
@@ -66,13 +68,13 @@ def test_a_host_that_hangs_or_dies_ends_the_others(tmp_path):
     stepping(2, folders['error'], wrong) as error,
   ):
     assert error.codes(40) == [1, 1]
-    assert stalls.codes(40) == [pod.RESTART] * 2
+    assert stalls.codes(40) == [watch.RESTART] * 2
     for pods, host in ((hangs, 2), (first, 0)):
       pods.until(lambda pods=pods: all('step 5' in log.read_text() for log in pods.logs))
       pods.kill(host, signal.SIGSTOP)
     for pods, host in ((hangs, 2), (first, 0)):
       ended = [p for i, p in enumerate(pods.processes) if i != host]
-      assert [p.wait(5 * small_pod.DEAD) for p in ended] == [pod.RESTART] * len(ended)
+      assert [p.wait(5 * small_pod.DEAD) for p in ended] == [watch.RESTART] * len(ended)
     assert error.said(1).splitlines()[-1] == 'sr4: host 1 ended: no more bread; bake some'
     assert 'sr4: host 1 ended: no more bread; bake some' in error.said(0)
     assert 'Traceback' not in error.said(0) + error.said(1)
@@ -116,7 +118,7 @@ def test_asked_on_one_host_all_stop_at_one_step(tmp_path):
         hosts.until(lambda hosts=hosts: all('step 9' in log.read_text() for log in hosts.logs))
         hosts.kill(1, signal.Signals[name])
     for name, hosts in zip(names, asked):
-      assert hosts.codes(60) == [0 if name == 'late' else pod.RESTART] * 2
+      assert hosts.codes(60) == [0 if name == 'late' else watch.RESTART] * 2
       assert hosts.said(0).split()[-1] == hosts.said(1).split()[-1]
 
 
@@ -128,7 +130,7 @@ def test_who_does_not_come_is_told(tmp_path):
     small_pod.Hosts(1, tmp_path / 'first', *arguments, named=2, join=3) as first,
     small_pod.Hosts(1, tmp_path / 'second', *arguments, named=2, join=3, first=1) as second,
   ):
-    assert first.codes(30) == second.codes(30) == [pod.RESTART]
+    assert first.codes(30) == second.codes(30) == [watch.RESTART]
   assert re.search('sr4: host 0 of 2: the pod .* was not complete after 3 s', first.said(0))
   assert re.search('sr4: host 1 of 2: the coordinator, .* cannot be reached', second.said(0))
 
@@ -152,9 +154,9 @@ def test_an_environment_that_names_no_pod(given, told):
 
 
 def test_seconds_are_seconds():
-  with pytest.raises(pod.PodError, match='SR4_DEAD_SECONDS=.soon. must be a number'):
-    pod.Seconds.of({'SR4_DEAD_SECONDS': 'soon'})
-  assert pod.Seconds.of({'SR4_DEAD_SECONDS': '7'}) == pod.Seconds(dead=7)
+  with pytest.raises(errors.UserError, match='SR4_DEAD_SECONDS=.soon. must be a number'):
+    watch.Seconds.of({'SR4_DEAD_SECONDS': 'soon'})
+  assert watch.Seconds.of({'SR4_DEAD_SECONDS': '7'}) == watch.Seconds(dead=7)
 
 
 def test_one_process_without_the_variables_is_no_pod():
@@ -171,18 +173,18 @@ def test_one_process_without_the_variables_is_no_pod():
 )
 def test_a_lone_host_starts_again_where_its_chips_failed(monkeypatch, on_tpu, told, lost):
   left = []
-  monkeypatch.setattr(pod, 'leave', lambda why, code: left.append((why, code)))
+  monkeypatch.setattr(watch, 'leave', lambda why, code: left.append((why, code)))
   with pytest.raises(Exception, match=told) if not lost else contextlib.nullcontext():
     with pod.alone(on_tpu):
       raise jax.errors.JaxRuntimeError(told)
-  assert left == ([(f'this host ended: JaxRuntimeError: {told}', pod.RESTART)] if lost else [])
+  assert left == ([(f'this host ended: JaxRuntimeError: {told}', watch.RESTART)] if lost else [])
 
 
 def test_who_makes_no_steps_does_not_hang():
   """Of two hosts that live for longer than a stall, a training and an import."""
   clock = [0.0]
   rolls = [
-    pod.Roll(2, pod.Seconds(stall=9), steps, now=lambda: clock[0]) for steps in (True, False)
+    watch.Roll(2, watch.Seconds(stall=9), steps, now=lambda: clock[0]) for steps in (True, False)
   ]
   for count in range(5):
     clock[0] = 5.0 * count

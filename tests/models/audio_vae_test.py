@@ -144,7 +144,9 @@ def test_wrong_input(call, told):
   'make, told',
   [
     (lambda: audio_vae.Config(bands=80), '512 samples of 128 bands; this VAE has 512 of 80'),
+    (lambda: audio_vae.Config(multiples=(1, 0)), 'two levels or more, each at least 1'),
     (lambda: audio_vae.Config(scale=0), 'scale=0 must be above 0'),
+    (lambda: vocoder.Config(rates=(8, -8, -8)), r'rates=\(8, -8, -8\) must be .* at least 2'),
     (lambda: vocoder.Config(width=100), 'width=100 cannot be halved 6 times'),
   ],
 )

@@ -258,7 +258,12 @@ def test_wrong_input(call, told):
     (dict(halved=(True,)), 'one entry between each two of 4'),
     (dict(mean=(0.0,)), 'mean has 1 entries for channels=16'),
     (dict(chunk=0), 'chunk=0 must be at least 1'),
-    (dict(tile=100), 'tile=100 is not a multiple of 16'),
+    (
+      dict(multiples=(1, 2, 0, 4)),
+      r'multiples=\(1, 2, 0, 4\) must be one or more, each at least 1',
+    ),
+    (dict(tile=100), 'tile=100 is not 0 or a multiple of 16'),
+    (dict(tile=-16), 'tile=-16 is not 0 or a multiple of 16'),
   ],
 )
 def test_wrong_config(fields, told):

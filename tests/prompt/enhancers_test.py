@@ -40,6 +40,7 @@ def ruled(text: str, sound=True, references=()) -> captions.Structured:
     ('She sings "La la la" on stage', 'singing', ['La la la']),
     ('"La la", he hums', 'singing', ['La la']),
     ('a sign that reads "OPEN"', 'text', ['OPEN']),
+    ('a jar labeled "TEA"', 'text', ['TEA']),
     ('a sign that says "FREE HUGS" at dawn', 'text', ['FREE HUGS']),
     ('a "SALE" sign in a window', 'text', ['SALE']),
     ('The word MOON stands at the top', 'text', ['MOON']),

@@ -173,6 +173,17 @@ def test_the_digest_of_chunks_on_disk_is_that_of_the_array(tmp_path, shape, dtyp
     assert digest.of({'x': jnp.flip(x)})['x'] != expected
 
 
+def test_weights_are_read_as_another_dtype(saved):
+  """Their digests are of what was written, so they are cast when these have been checked."""
+  written = state()['ema']['x']['dual']['w']
+  wanted = {
+    'x.dual.w': jax.ShapeDtypeStruct(written.shape, jnp.bfloat16, sharding=written.sharding)
+  }
+  read = checkpoint.restore_named(str(saved), 3, wanted, 'ema.')['x.dual.w']
+  assert read.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(read, written.astype(jnp.bfloat16))
+
+
 def test_a_layer_is_read_alone(tmp_path):
   """Of 8 layers of 256 KB one, with its index: the rest stays on disk."""
   w = jnp.asarray(np.random.default_rng(0).standard_normal((8, 256, 256)), jnp.float32)
