@@ -12,22 +12,18 @@ bytes, is record.py; its names are here as well.
 import bisect
 import collections
 from collections.abc import Iterable
-import contextlib
 import dataclasses
 import errno
-import fcntl
-import glob
 import hashlib
 import itertools
 import json
 import operator
 import os
 import pathlib
-import shutil
 import threading
-import uuid
 
 from data_pipelines import record as record_lib
+from sr4.core import folders
 
 MANIFEST = 'manifest.json'
 LATENTS = 'latents:'  # of the name of a folder of coded.py's records
@@ -77,69 +73,18 @@ def write(
   if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
     raise RecordError(f'{directory} exists and is not empty; remove it, or write elsewhere.')
   try:
-    with partial(directory) as folder:
+    with folders.partial(directory) as folder:
       manifest = _write_shards(folder, records, codec, shard_size)
       (folder / MANIFEST).write_bytes(manifest.to_json())
       for path in (*folder.iterdir(), folder):
-        sync(path)
+        folders.sync(path)
       os.rename(folder, directory)
-      sync(directory.parent)
+      folders.sync(directory.parent)
   except OSError as e:
     name, ours = str(e.filename or ''), str(directory.parent / f'.{directory.name}.partial-')
     where = str(directory) if not name or name.startswith(ours) else name
     raise OSError(e.errno or errno.EIO, e.strerror or str(e), where) from e
   return manifest
-
-
-@contextlib.contextmanager
-def partial(directory: pathlib.Path):
-  """A folder beside `directory` to fill and rename; what killed writers left there is removed.
-
-  A folder is locked by the one who fills it: the lock goes with the process, however it ends.
-  """
-  for left in directory.parent.glob(f'.{glob.escape(directory.name)}.partial-*'):
-    with _locked(left) as ours:
-      if ours:
-        shutil.rmtree(left, ignore_errors=True)
-  while True:
-    folder = directory.parent / f'.{directory.name}.partial-{uuid.uuid4().hex[:8]}'
-    folder.mkdir(parents=True)
-    with _locked(folder, wait=True):
-      if not folder.exists():  # Another writer took it for a left one before it was locked.
-        continue
-      try:
-        yield folder
-      finally:
-        shutil.rmtree(folder, ignore_errors=True)
-      return
-
-
-@contextlib.contextmanager
-def _locked(folder, wait: bool = False):
-  """Locks a folder; False if another process has it, or it is gone, or the disk has no locks."""
-  try:
-    fd = os.open(folder, os.O_RDONLY)
-  except OSError:
-    yield False
-    return
-  try:
-    try:
-      fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-      yield False
-    else:
-      yield True
-  finally:
-    os.close(fd)
-
-
-def sync(path):
-  """Waits until a file or folder is on the disk."""
-  fd = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(fd)
-  finally:
-    os.close(fd)
 
 
 def _write_shards(folder, records, codec, shard_size) -> Manifest:

@@ -20,6 +20,7 @@ import re
 import sys
 
 from data_pipelines import records
+from sr4.core import folders
 
 SPEC = 'tfds:NAME/VERSION:SPLIT@DATA_DIR'
 NAME, VERSION, SPLIT = r'[a-z][a-z0-9_]*', r'\d+\.\d+\.\d+', r'[a-z][a-z0-9_]*'
@@ -117,18 +118,18 @@ def write(source: records.Source, data_dir, name: str, version: str, split: str 
       raise records.RecordError(f'{what} is {value!r}; TFDS takes such as {example!r}.')
   folder = pathlib.Path(data_dir, name, version)
   _earlier(folder, split)  # Refused before hours of copying.
-  with records.partial(folder) as partial:
+  with folders.partial(folder) as partial:
     shards = _write_shards(source, partial, f'{name}-{split}.array_record')
     manifest = dataclasses.replace(
       source.manifest, shards=shards, bytes=sum(s['bytes'] for s in shards)
     )
     _write_info(folder, partial, name, version, split, manifest)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [p for p in partial.iterdir() if p.name != INFO]
-    for path in (*files, partial / INFO):
-      records.sync(path)
+    others = [p for p in partial.iterdir() if p.name != INFO]
+    for path in (*others, partial / INFO):
+      folders.sync(path)
       os.replace(path, folder / path.name)
-    records.sync(folder)
+    folders.sync(folder)
   return folder
 
 

@@ -22,6 +22,7 @@ import uuid
 
 from data_pipelines import records
 from sr4.core import files
+from sr4.core import folders
 
 PLAN = 'plan.json'
 
@@ -61,7 +62,7 @@ class Units:
         for blob in blobs:
           shard.write(blob)
       told = shard.facts()
-      records.sync(partial)
+      folders.sync(partial)
       os.rename(partial, self.folder / self.name(unit))
     finally:
       partial.unlink(missing_ok=True)
@@ -100,9 +101,9 @@ class Units:
       for name, data in beside(facts).items():
         files.save(whole / name, data)
       files.save(whole / records.MANIFEST, found.to_json())
-      records.sync(whole)
+      folders.sync(whole)
       os.rename(whole, self.out)
-      records.sync(self.out.parent)
+      folders.sync(self.out.parent)
       shutil.rmtree(self.folder)
     return found
 

@@ -11,14 +11,14 @@ import hashlib
 import json
 import math
 import os
-import shutil
-import uuid
+import pathlib
 
 import ml_dtypes
 import numpy as np
 
 from sr4.convert import rules
 from sr4.core import files
+from sr4.core import folders
 
 DTYPES = {'float32': 'F32', 'bfloat16': 'BF16'}
 SHARD = 4 << 30  # bytes of a file
@@ -30,7 +30,7 @@ PAGE = 'sr4.json'  # the config of what is in it
 class Folder:
   """A folder's files as they are written, each with its sha256."""
 
-  def __init__(self, path: str):
+  def __init__(self, path: pathlib.Path):
     self.path, self.digests, self.size = path, {}, 0
 
   def save(self, name: str, parts: Iterable):
@@ -110,20 +110,15 @@ def appearing(out: str) -> Iterator[Folder]:
   Raises:
     ConvertError: `out` is there, and is not an empty folder.
   """
-  target = os.path.abspath(out)
-  if os.path.exists(target) and (not os.path.isdir(target) or os.listdir(target)):
+  target = pathlib.Path(os.path.abspath(out))
+  if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise rules.ConvertError(f'{out} is not empty; give a new folder')
-  folder = Folder(f'{target}.{uuid.uuid4().hex[:8]}.tmp')
-  try:
-    os.makedirs(folder.path)
+  with folders.partial(target) as path:
+    folder = Folder(path)
     yield folder
     page = json.dumps(folder.digests, indent=2, sort_keys=True).encode()
-    files.save(os.path.join(folder.path, MANIFEST), page)
-    if os.path.isdir(target):
-      os.rmdir(target)
-    os.replace(folder.path, target)
-  finally:
-    shutil.rmtree(folder.path, ignore_errors=True)
+    files.save(path / MANIFEST, page)
+    os.rename(path, target)  # An empty folder gives way.
 
 
 def check(path: str):
