@@ -145,7 +145,9 @@ def test_import_gives_the_same_bytes(home):
 def test_raw_weights_in_bfloat16(home):
   path, _, _ = home
   args = '--checkpoint', path / 'checkpoints', '--out', path / 'raw', '--raw', '--dtype', 'bfloat16'
+  (path / '.raw.partial-0').mkdir()  # As an export that was killed leaves it.
   run('export', *args)
+  assert not list(path.glob('.raw*'))
   file = path / 'raw' / 'transformer' / 'diffusion_pytorch_model.safetensors'
   found = safetensors.numpy.load_file(file)
   assert {str(x.dtype) for x in found.values()} == {'bfloat16'}
@@ -164,7 +166,6 @@ def test_a_flipped_byte_is_not_passed_on(home, tmp_path):
   with checkpoint.Checkpoints(str(source)) as saves:
     saves.save(STEP, {'ema': ema}, {'config': config})
   flip(max(source.rglob('ocdbt.process_0/d/*'), key=lambda file: file.stat().st_size))
-  (tmp_path / '.out.partial-0').mkdir()  # What a killed export left goes, too.
   told = run('export', '--checkpoint', source, '--out', tmp_path / 'out', code=1)
   assert 'damaged' in told and os.listdir(tmp_path) == ['checkpoints']
 
