@@ -247,9 +247,9 @@ class Pod:
 
 
 # By the stage's clips: up to 480 rows, and above.  Chosen by `sr4 plan` for `large` on v5p:8x8x8,
-# v5e:16x16, v6e:16x16 and tpu7x:4x4x4 (docs/pods.md); v5e's first is not swept.
+# v5e:16x16, v6e:16x16 and tpu7x:4x4x4 (docs/pods.md).
 PODS = dict(
-  v5e=(Pod(8, 16, 16, 'full', 256), Pod(8, 16, 16, 'full', 256)),
+  v5e=(Pod(32, 8, 16, 'full', 256), Pod(8, 16, 16, 'full', 256)),
   v6e=(Pod(16, 4, 8, 'attention', 256), Pod(8, 8, 8, 'attention', 256)),
   v5p=(Pod(32, 2, 1, 'results', 128), Pod(4, 16, 2, 'results', 128)),
   tpu7x=(Pod(32, 2, 4, 'results', 256), Pod(4, 16, 8, 'attention', 256)),
