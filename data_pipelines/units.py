@@ -95,7 +95,7 @@ class Units:
       shards = []
       for i, (unit, shard) in enumerate(full):
         shards.append(shard | {'name': f'part-{i:05d}-of-{len(full):05d}'})
-        again(self.folder / self.name(unit), whole / shards[-1]['name'])
+        link_or_copy(self.folder / self.name(unit), whole / shards[-1]['name'])
       facts = [fact for _, fact in done]
       found = manifest(shards, facts)
       for name, data in beside(facts).items():
@@ -114,7 +114,7 @@ class Units:
     return self.folder / f'{self.name(unit)}.facts'
 
 
-def again(path: pathlib.Path, other: pathlib.Path):
+def link_or_copy(path: pathlib.Path, other: pathlib.Path):
   """The same file by another name; a copy where there are no hard links, as in a mounted bucket."""
   try:
     os.link(path, other)

@@ -11,9 +11,11 @@ import uuid
 
 @contextlib.contextmanager
 def partial(directory: pathlib.Path):
-  """A folder beside `directory` to fill and rename; what killed writers left there is removed.
+  """A folder beside `directory`, which the caller fills and renames to it.
 
-  A folder is locked by the one who fills it: the lock goes with the process, however it ends.
+  One that was not renamed is removed: at the end of this context, or, where its process was killed,
+  by the next call.  A lock tells these from what a living process fills, since the lock goes with
+  the process, however it ends.
   """
   for left in directory.parent.glob(f'.{glob.escape(directory.name)}.partial-*'):
     with _locked(left) as ours:

@@ -219,7 +219,7 @@ def restore_named(
     verify = 'full'  # The files have no digests, so the arrays must show theirs.
   saved = check_named(directory, step, like, prefix, names)
   handler = ocp.PyTreeCheckpointHandler()
-  args = {  # As it was written: of that are the digests.
+  args = {  # In the dtype of the file, of which the digests are; cast when these have been checked.
     name: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=saved[name].dtype)
     for name, x in wanted.items()
   }
