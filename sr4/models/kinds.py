@@ -103,8 +103,11 @@ def weights_id(path: str, kind: str = '', part: int = 1 << 16, parts: int = 256)
   if not os.path.exists(path):
     return path
   if os.path.exists(os.path.join(path, IMPORTED)):
-    with open(os.path.join(path, IMPORTED)) as f:
-      return json.load(f).get(kind, '')
+    with open(place := os.path.join(path, IMPORTED)) as f:
+      try:
+        return dict(json.load(f)).get(kind, '')
+      except (TypeError, ValueError) as e:
+        raise config_lib.ConfigError(f'{place} is broken ({e}); import the weights again') from e
   folder = path if os.path.isdir(path) else os.path.dirname(path)
   names = sorted(os.listdir(folder)) if os.path.isdir(path) else [os.path.basename(path)]
   digest = hashlib.sha256()

@@ -21,6 +21,7 @@ from sr4.core import config as config_lib
 from sr4.core import sharding
 from sr4.core import tree
 from sr4.models import codec
+from sr4.models import kinds
 from sr4.models import system as system_lib
 from tests import small_codecs
 from tests import small_run
@@ -143,6 +144,10 @@ def test_what_was_imported_is_not_looked_for_where_one_stands(tmp_path, monkeypa
   (tmp_path / 'imported.json').write_text('{}')
   monkeypatch.chdir(tmp_path)
   assert imported.there(str(tmp_path)) and not imported.there('')
+  for text in ('{"vid', '3'):
+    (tmp_path / 'imported.json').write_text(text)
+    with pytest.raises(config_lib.ConfigError, match=r'json is broken .* import the weights again'):
+      kinds.weights_id(str(tmp_path), 'sr4.models.video_vae')
 
 
 def broken(tensors, path):
