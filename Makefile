@@ -1,4 +1,5 @@
-# Both commands build their own environment in .venv; nothing is needed but Python 3.11 and make.
+# Both commands build their own environment in .venv; nothing is needed but Python 3.11, make and a C
+# compiler.
 PYTHON ?= python3.11
 BIN := .venv/bin
 # Byte code is written as modules are imported: to write it for all that is installed takes a third longer.

@@ -5,7 +5,7 @@
 A compiler's own schedule, not a measurement: the instructions (bundles) of the innermost loop of
 each program, as libtpu writes them down, and the operations that one round of it does.  The dense
 product is XLA's of 8192 x 8192 in bf16, compiled in the same process.  `of dense` is operations a
-bundle of the kernel over operations a bundle of the product.  Needs pip install 'sr4[plan]'.
+bundle of the kernel over operations a bundle of the product.  Needs pip install 'sr4[tpu]'.
 """
 
 import argparse

@@ -5,7 +5,7 @@ compiled for a TPU: the clip's tokens and 512 of text, one head of 128.
 
 `count` is of the tokens that there are.  `compiled` is what the program does: the padding of tiles,
 of splash's blocks for dense attention, and the attention of means, as sr4/planning/operations.py
-counts it from the compiler's text.  Needs pip install 'sr4[plan]'.
+counts it from the compiler's text.  Needs pip install 'sr4[tpu]'.
 """
 
 import argparse

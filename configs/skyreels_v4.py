@@ -6,8 +6,9 @@
 base (the default) or large, the last three with -hd256, too.  CHIPS is v5e, v6e, v5p or tpu7x: laid
 out over a slice of them (PODS).  Workdirs of one training are siblings named after their stages:
 each stage starts from the weights in ../THE_ONE_BEFORE/checkpoints.  Records lie in data.root as
-KIND/FRAMESxHEIGHTxWIDTH, such as clips/81x480x832.  A run prints its buckets, epochs and tokens
-before its first step.
+KIND/FRAMESxHEIGHTxWIDTH, such as clips/81x480x832, or sounds/15s, and what is held out likewise in
+data.root/held_out (--config.validate.every=0 does without).  A run prints its buckets, epochs and
+tokens before its first step.
 
 `published` takes Wan2.1's and MMAudio's codecs, and Qwen3-VL-8B as text encoder, from
 the files that --config.video_codec.weights, --config.audio_codec.weights,

@@ -12,7 +12,7 @@ sound, a picture of the object.  The cascade of section 4.5 is `:low`, which mak
 two large keyframes, and `:refiner`, which makes these twice as large and twice as fast.  That is
 dense, since sparse attention saves nothing on a CPU; `:refiner,sparse` goes on from it.
 
-  python -m data_pipelines.world --config configs/world.py:low --count 8192      # of all
+  python -m data_pipelines.world --config configs/world.py:low --count 8192    # and each variant
   sr4 train --config configs/world.py:low --workdir out/low
   sr4 sample --checkpoint out/low/checkpoints --refine out/refiner/checkpoints --prompt ... --out o
 """

@@ -1,11 +1,12 @@
 """The latent factory: records of media to records of latents and embeddings, ahead of training.
 
-  python -m data_pipelines.encode --config configs/skyreels_v4.py:video_2,published \\
-    --bucket clips_256 --out /data/latents/clips_256
+  python -m data_pipelines.encode --config configs/skyreels_v4.py:video2,published \\
+    --bucket clips-81x192x336 --out /data/latents/clips
 
-Then the bucket reads them: --config.data.buckets.clips_256.records='("latents:clips_256",)'.  Clips
-longer than the bucket's become several.  Killed, the same command goes on; in a pod each process
-takes its share, and the last one joins them.  Without --out it fills config.text.cache alone.
+Then the bucket reads them: --config.data.buckets.clips-81x192x336.records='("latents:DIR",)' with
+DIR=/data/latents/clips, or a path in data.root.  Clips longer than the bucket's become several.
+Killed, the same command goes on; in a pod each process takes its share, and the last one joins
+them.  Without --out it fills config.text.cache alone.
 
 It writes statistics.json, too: mean and deviation of each channel of the latents.
 """

@@ -5,10 +5,10 @@
 
 A folder of diffusers has the transformer (sr4.torch.MMDiT; of a Refiner, too), schedulers, and the
 codecs that have weights.  A folder of StableHLO has velocity.stablehlo (sr4/stablehlo.py), its
-weights, inputs for one clip, and run.py, which needs jax alone.  Both have sr4.json with the config
-of the training and sha256.json with a digest of each file, and appear whole or not at all.  Tensors
-pass one by one from disk to disk, each array compared with its digest in the checkpoint, so that a
-model of any size takes the memory of a few tensors.
+weights, inputs for one clip, and run.py, which needs jax and safetensors.  Both have sr4.json with
+the config of the training and sha256.json with a digest of each file, and appear whole or not at
+all.  Tensors pass one by one from disk to disk, each array compared with its digest in the
+checkpoint, so that a model of any size takes the memory of a few tensors.
 `sr4 import --export out/exported --out DIR` makes a checkpoint of a folder of diffusers again.
 """
 

@@ -1,6 +1,6 @@
 """Writes public weights of codecs and text encoder as one of our checkpoints, or an export.
 
-  sr4 import --config configs/skyreels_v4.py:video_2,published --out /weights/published \\
+  sr4 import --config configs/skyreels_v4.py:video2,published --out /weights/published \\
     --config.video_codec.weights=/hub/Wan2.1-VAE --config.audio_codec.weights=/hub/mmaudio ...
 
 Arrays have our names and digests (`sr4 verify` checks them), and each host of a pod reads its own

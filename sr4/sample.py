@@ -8,7 +8,7 @@
 A line of the last is a request in JSON, with the fields of sr4/request.py, references among them.
 Writes clip-000.mp4 (H.264 and AAC), or a .png or .wav where the model makes pictures or sounds
 alone, its keyframes as clip-000-keyframe-00.png and so on, and clip-000.safetensors (the latents),
-for each request.  The same seed gives the same bytes.
+for each request.  The same seed gives the same bytes in a batch of as many clips.
 Each file says that a model made it (sr4/provenance.py); with --c2pa_certificate it is signed, too.
 With --refine DIR, the checkpoints of a Refiner, it makes them larger and smoother, keyframes and
 sound and all; what is given of a clip is given to the Refiner too, as large as it makes it.

@@ -10,8 +10,10 @@ from data_pipelines import buckets
 from data_pipelines import coded
 from data_pipelines import collate
 from data_pipelines import loader
+from data_pipelines import records
 from data_pipelines import tasks
 from sr4.core import config as config_lib
+from sr4.core import errors
 from sr4.core import sharding
 from sr4.core.batch import Latents
 from sr4.models import system as system_lib
@@ -76,8 +78,13 @@ def make_held_out(config, system: system_lib.System, seed: int, root: str, batch
   """A loader of the held-out counterparts of all buckets, `batches` of each."""
   even = {name: dict(node) | {'weight': 1.0} for name, node in config['data']['buckets'].items()}
   data = dict(config['data']) | {'buckets': even}
-  # A cycle of so few steps: the shares of the tasks hold in it.
-  return make_loader({'data': data}, system, seed, root=root, cycle=len(even) * batches)
+  try:  # A cycle of so few steps: the shares of the tasks hold in it.
+    return make_loader({'data': data}, system, seed, root=root, cycle=len(even) * batches)
+  except records.RecordError as error:
+    raise errors.UserError(
+      f'what is held out (config.validate.root={root!r}): {error}  Without held-out losses: '
+      '--config.validate.every=0'
+    ) from error
 
 
 def shapes(config, system: system_lib.System) -> dict:

@@ -1,5 +1,9 @@
 """sr4/training/validation.py: the same question each time."""
 
+import pytest
+
+from sr4.core import errors
+from sr4.training import compiled
 from sr4.training import loop
 from sr4.training import metrics
 from tests import small_run
@@ -23,3 +27,12 @@ def test_held_out_losses_are_the_same_for_the_same_model(tmp_path):
   for row in rows:  # The learning rate is 0.
     assert {k: v for k, v in row.items() if k != 'step'} == first
   assert set(first) == {f'held_out/{m}{b}' for m in ('video', 'audio') for b in ('', '/clips')}
+
+
+def test_what_is_held_out_is_looked_for_before_anything_is_compiled(tmp_path, monkeypatch):
+  small_run.write_clips(tmp_path / 'clips')
+  config = small_run.config(tmp_path, steps=2)
+  config.validate = dict(every=2, root=str(tmp_path / 'held_out'))
+  monkeypatch.setattr(compiled, 'compile_step', None)
+  with pytest.raises(errors.UserError, match=r'validate.root=.*no such folder.*validate.every=0'):
+    loop.run(config, str(tmp_path / 'run'), progress=False)
