@@ -143,7 +143,7 @@ def test_import_gives_the_same_bytes(home):
 
 
 def test_raw_weights_in_bfloat16(home):
-  path, _, _ = home
+  path, _, ema = home
   args = '--checkpoint', path / 'checkpoints', '--out', path / 'raw', '--raw', '--dtype', 'bfloat16'
   (path / '.raw.partial-0').mkdir()  # As an export that was killed leaves it.
   run('export', *args)
@@ -151,6 +151,10 @@ def test_raw_weights_in_bfloat16(home):
   file = path / 'raw' / 'transformer' / 'diffusion_pytorch_model.safetensors'
   found = safetensors.numpy.load_file(file)
   assert {str(x.dtype) for x in found.values()} == {'bfloat16'}
+  (_, raw, _), average = pipeline.load(str(path / 'checkpoints'), ema=False), tree.to_flat(ema)
+  assert all(np.any(x != average[name]) for name, x in tree.to_flat(raw).items())
+  for name, x in rules.export(raw, twin.table).items():
+    np.testing.assert_array_equal(found[name], np.asarray(x).astype(found[name].dtype), name)
   run('import', '--export', path / 'raw', '--out', path / 'raw back')
   page = checkpoint.page(str(path / 'raw back'))[1]
   assert {name.split('.')[0] for name in page['digests']} == {'model'}

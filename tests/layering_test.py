@@ -44,6 +44,7 @@ RULES = {
     *('sr4.core', 'sr4.flow', 'sr4.extension', 'sr4.torch', 'data_pipelines.media'),
   ),
   'sr4/metrics': ('sr4.core', 'sr4.metrics'),
+  'sr4/prompt': ('sr4.core', 'sr4.prompt', 'data_pipelines.world'),
   'data_pipelines': ('sr4.core', 'data_pipelines'),
   # The latent factory runs codecs and encoder.
   'data_pipelines/factory.py': (
@@ -104,6 +105,8 @@ def _astray(file: str, source: str) -> set[str]:
 
 @pytest.mark.parametrize('file', FILES)
 def test_imports_point_one_way(file):
+  verb = pathlib.PurePath(file).parent == pathlib.PurePath('sr4')
+  assert (_rule(file) is None) == verb, 'a folder without a rule'
   assert not _astray(file, (ROOT / file).read_text())
 
 

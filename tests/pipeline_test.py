@@ -250,7 +250,7 @@ def test_keyframes_are_decoded_in_tiles_too(base, monkeypatch):
 
 
 def test_a_mesh_makes_the_same_clips(base, relative):
-  """All that can be given at once, rows over two devices and tokens over two more."""
+  """All that can be given at once, three rows over two devices and tokens over two more."""
   slots = dict(reference_images=1, reference_frames=5)
   heard = np.arange(5000) < 2000
   row = Row(
@@ -270,11 +270,13 @@ def test_a_mesh_makes_the_same_clips(base, relative):
   def made(made_of):
     system, model = made_of
     sampler = pipeline.Pipeline(system, model, system.size(5, 16, 16, 8.0, **slots), config)
-    return sampler([row, row], [1, 2], [away, away])
+    return sampler([row] * 3, [1, 2, 3], [away] * 3)
 
   one = made(base)
   with jax.set_mesh(sharding.make_mesh(jax.devices()[:4], fsdp=2, seq=2)):
-    for clip, other in zip(one, made(build())):
+    several = made(build())
+    assert len(one) == len(several) == 3
+    for clip, other in zip(one, several):
       for name, latents in clip.latents.items():
         assert relative(other.latents[name], latents) < 1e-5
       assert np.mean(clip.frames == other.frames) > 0.99

@@ -33,13 +33,15 @@ def sample(home, out, *arguments, code=0):
 
 
 def test_a_prompt_becomes_a_clip_with_sound_and_its_latents(home, tmp_path):
-  sample(home, tmp_path, '--prompt', 'a red circle', '--prompt', 'a blue square')
+  sample(home, tmp_path, '--prompt', 'a red circle', '--prompt', 'a red circle')
   assert sorted(os.listdir(tmp_path)) == [
     'clip-000.mp4',
     'clip-000.safetensors',
     'clip-001.mp4',
     'clip-001.safetensors',
   ]
+  one, other = ((tmp_path / f'clip-{i:03d}.safetensors').read_bytes() for i in range(2))
+  assert one != other  # Its seed is one more.
   info = media.probe(tmp_path / 'clip-000.mp4')
   assert (info.width, info.height, info.has_audio) == (16, 16, True)
   clip = media.read(

@@ -45,11 +45,10 @@ def config(data, sound: bool = True, **train) -> ml_collections.ConfigDict:
   )
 
 
-def write_clips(folder, count: int = 16, sound: bool = True):
+def write_clips(folder, count: int = 16, sound: bool = True, seed: int = 0):
   """Records of SR4-World, silent ones if asked."""
-  source = world.World(
-    world.Config.simple(height=16, width=16, frames=5, fps=8.0, sample_rate=8000, channels=1)
-  )
+  drawn = world.Config.simple(height=16, width=16, frames=5, fps=8.0, sample_rate=8000, channels=1)
+  source = world.World(drawn, seed)
   samples = [source[i] for i in range(count)]
   records.write(
     folder,

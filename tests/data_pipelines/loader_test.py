@@ -132,6 +132,16 @@ def test_rows_without_any_usable_record_are_empty_and_too_many_stop_the_run(fold
       pass
 
 
+def test_the_share_that_may_be_bad(folder):
+  """A tenth here; and ten of any number, so that the first rows end no run."""
+  load = _loader(folder, bad_share=0.1)()
+  load.count(0, 10, ('torn',) * 10)
+  load.count(1, 100, ('torn',))
+  load.count(2, 90, ('torn',) * 9)  # 20 of 200
+  with pytest.raises(loader.DataError, match='^21 of 200 records could not be used, the last: x'):
+    load.count(3, 0, ('x',))
+
+
 def test_captions_by_share(folder):
   seen = {}
   for name in ('short', 'long'):
@@ -141,8 +151,17 @@ def test_captions_by_share(folder):
     load.read = lambda prompts, _, said=monkey: (said.extend(prompts), _text(prompts, _))[1]
     load.batch(0)
     seen[name] = monkey
-  assert all(p.text.startswith('short') for p in seen['short'])
-  assert all(p.text.startswith('long') for p in seen['long'])
+  assert seen['short'] and all(p.text.startswith('short') for p in seen['short'])
+  assert seen['long'] and all(p.text.startswith('long') for p in seen['long'])
+
+
+def test_captions_are_mixed_by_their_shares(folder):
+  load, said = _loader(folder, captions=loader.CaptionConfig(short=0.25, long=0.75))(), []
+  load.read = lambda prompts, _: (said.extend(prompts), _text(prompts, _))[1]
+  for step in range(100):
+    load.batch(step)
+  short = sum(p.text.startswith('short') for p in said)
+  assert len(said) >= 400 and abs(short / len(said) - 0.25) < 0.07  # Three deviations of 400.
 
 
 @pytest.mark.parametrize(

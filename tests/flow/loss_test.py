@@ -1,5 +1,7 @@
 """sr4/flow/loss.py: weights, and that a row without a modality contributes exactly nothing."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,6 +122,30 @@ def test_per_example_is_equation_6():
   assert not any(
     np.any(x) for x in loss.per_example(lambda *_: exact, batch, loss.draw(KEY, batch, config))
   )
+
+
+def test_times_are_drawn_as_the_config_says():
+  config = loss.Config(path.TimeConfig(shift=3.0), path.TimeConfig('logit_normal', 1.0), 0.5)
+  t, _, _ = loss.draw(KEY, _batch(), config)
+  times = lambda *args: path.sample_times(prng.named(KEY, 'time'), 3, *args)
+  jax.tree.map(
+    np.testing.assert_array_equal, t, times(AV(config.video_time, config.audio_time), 0.5)
+  )
+  plain = loss.draw(KEY, _batch(), loss.Config())[0]
+  assert np.all(plain.video == plain.audio) and np.all(t.video < plain.video)
+
+
+def test_what_is_given_whole_stands_at_its_end():
+  """t = 1, where z_t is the data; the other modality has a time as ever."""
+  clean = AV(jnp.array([True, False, False]), jnp.array([False, True, False]))
+  batch, seen = dataclasses.replace(_batch(), clean=clean), []
+  model = lambda x, t, cond: (seen.append((x, t)), x)[1]
+  loss.per_example(model, batch, loss.draw(KEY, batch, loss.Config()))
+  ((x, t),) = seen
+  for whole, time, z, data in zip(clean, t, x, batch.latents):
+    np.testing.assert_array_equal(time == 1, whole)
+    same = [np.all(np.asarray(a) == b, range(1, b.ndim)) for a, b in zip(z, data)]
+    assert all(np.array_equal(s, whole) for s in same)
 
 
 def test_the_key_is_all_the_randomness():

@@ -66,6 +66,17 @@ def _velocity(x, t):
   return AV(*(jax.tree.map(lambda a, s=s: jnp.sin(3 * a) - a * s, m) for m, s in zip(x, t)))
 
 
+@pytest.mark.parametrize('name', solver.SOLVERS)
+def test_each_modality_goes_by_its_own_times(name, relative):
+  """Both at once, with clocks apart, are each as with the other on its clock."""
+  t = solver.times(6, AV(1.0, 4.0))
+  run = lambda video, audio: solver.SOLVERS[name](_velocity, X, AV(video, audio))
+  both = run(t.video, t.audio)
+  assert relative(both.video[0], run(t.video, t.video).video[0]) < 1e-6
+  assert relative(both.audio[0], run(t.audio, t.audio).audio[0]) < 1e-6
+  assert relative(both.audio[0], run(t.video, t.video).audio[0]) > 1e-3
+
+
 @pytest.mark.parametrize('steps', [1, 2, 3, 12])
 @pytest.mark.parametrize('name', ['FlowMatchEulerDiscreteScheduler', 'UniPCMultistepScheduler'])
 def test_the_schedulers_of_diffusers(name, steps, relative):

@@ -37,17 +37,20 @@ def _system():
 
 
 def _models(system, randomized, c):
-  """The model of random weights as it is stored, and in fp32 the one that its weights come to."""
+  """The model of random weights as it is stored, and in fp32 the one that these are."""
   trained = randomized(tree.abstract(system.model, jax.random.key(0)))
   like = storage.laid_out(tree.abstract(system.model, jax.random.key(0)), c)
   flat, exact, again = tree.to_flat(trained), {}, {}
   for name, layer in storage.kernels(like):
-    found = storage.stored(name, layer, flat[name])
-    again |= found
-    narrow, *scale = (jnp.asarray(jax.device_get(x), jnp.float32) for x in found.values())
-    for x in scale:  # With the contracted axes, which stand at either end.
-      narrow = narrow * jnp.expand_dims(x, tuple(1 + axis for axis in layer.summed[1]))
-    exact[name] = jax.device_put(narrow, flat[name].sharding)
+    again |= storage.stored(name, layer, flat[name])
+    kernel = flat[name]
+    if c.weights == 'bfloat16':
+      kernel = np.float32(np.asarray(kernel).astype(jnp.bfloat16))
+    elif c.weights == 'float8':  # What it loses is tested above.
+      axes = tuple(1 + axis for axis in layer.summed[1])
+      narrow, scale = (jax.device_get(x) for x in storage.narrowed(kernel, layer.summed[1]))
+      kernel = np.float32(narrow) * np.expand_dims(scale, axes)
+    exact[name] = jax.device_put(kernel, flat[name].sharding)
   stored = tree.from_flat(like, flat | again)
   return stored, tree.from_flat(trained, flat | exact)
 

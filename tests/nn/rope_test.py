@@ -113,3 +113,12 @@ def test_angles_are_fp32_and_x_keeps_its_dtype():
   angle = rope.angles(jnp.ones((1, 2, 1), jnp.bfloat16), (8,))
   assert angle.dtype == jnp.float32 and angle.shape == (1, 2, 4)
   assert rope.rotate(jnp.ones((1, 2, 1, 8), jnp.bfloat16), angle).dtype == jnp.bfloat16
+
+
+def test_a_turn_in_bfloat16_is_rounded_once():
+  """By large angles, which bf16 does not hold: half a unit of its 8 bits from the turn in fp32."""
+  x = jnp.asarray(_normal(2, 7, 3, 24), jnp.bfloat16)
+  angle = rope.angles(jnp.asarray(100 + 900 * np.abs(_normal(2, 7, 3))), rope.split_3d(24))
+  exact = np.asarray(rope.rotate(x.astype(jnp.float32), angle))
+  found = np.asarray(rope.rotate(x, angle), np.float32)
+  assert np.all(np.abs(found - exact) <= 2**-8 * np.abs(exact) + 1e-6)

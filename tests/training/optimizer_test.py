@@ -1,9 +1,11 @@
 """sr4/training/optimizer.py: learning rates, and that they are data."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from sr4.core import errors
@@ -32,6 +34,20 @@ def test_rates(fields, rates):
   c = optimizer.Config(**BASE | fields)
   found = jax.vmap(optimizer.schedule(c.decay, optimizer.Pace.of(c)))(np.array(list(rates)))
   np.testing.assert_allclose(found, list(rates.values()), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize('clip, largest', [(1.0, 0.6), (7.0, 4.2), (20.0, 6.0), (math.inf, 6.0)])
+def test_the_gradient_is_clipped_by_its_norm(clip, largest):
+  """Of a norm of 10: the first moment is a tenth of what Adam is given."""
+  tx = optimizer.make(optimizer.Config(clip=clip, warmup=0))
+  grads = {'a': np.float32([6.0, 0.0]), 'b': np.float32([8.0])}
+  _, state = tx.update(grads, tx.init(grads), grads)
+  (moments,) = [s for s in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(s)]
+  np.testing.assert_allclose(moments.mu['a'], [0.1 * largest, 0], rtol=1e-6)
+
+
+def is_adam(x) -> bool:
+  return isinstance(x, optax.ScaleByAdamState)
 
 
 def test_frozen_parameters_are_there():

@@ -230,11 +230,16 @@ def test_a_bad_step_changes_the_counters_alone(bad):
   assert all(np.all(np.isfinite(x)) for x in _flat(state).values())
 
 
-def test_a_large_gradient_below_the_spike_is_taken():
-  state, update = _toy(optimizer.make(optimizer.Config(warmup=0)), spike=1e9)
-  for scale in (1.0, 30.0):
-    state, metrics = update(state, KEY, _toy_batch(scale))
-  assert metrics['skipped'] == 0
+@pytest.mark.parametrize('usual, skipped', [(0.99, 1), (1.01, 0)])
+def test_a_gradient_is_a_spike_from_so_many_times_its_running_mean(usual, skipped):
+  """The mean, of accepted steps, moves by a fiftieth; a step of no more than `spike` times it."""
+  state, update = _toy(optax.sgd(0.0), spike=5.0)
+  norm = update(state, KEY, _toy_batch())[1]['grad_norm']
+  guard = dataclasses.replace(state.guard, norm=norm / 5 * usual)
+  after, metrics = update(dataclasses.replace(state, guard=guard), KEY, _toy_batch())
+  assert metrics['skipped'] == skipped
+  expected = guard.norm if skipped else 0.98 * guard.norm + 0.02 * norm
+  np.testing.assert_allclose(after.guard.norm, expected, rtol=1e-6)
 
 
 def test_random_numbers_move_on_with_the_step():
