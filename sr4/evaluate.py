@@ -52,6 +52,7 @@ def main(args):
     if getattr(args, name) < least:
       raise errors.UserError(f'--{name}={getattr(args, name)} must be at least {least}')
   step, _ = checkpoint.page(args.checkpoint, args.step)
+  os.makedirs(os.path.join(args.out, 'clips'), exist_ok=True)  # Before what takes long.
   with sharding.default_mesh():
     system, model, trained = sample_verb.load(args.checkpoint, step, args)
     size = pipeline.size_of(system, trained)
@@ -84,7 +85,6 @@ def main(args):
       'sampling': fields,
     }
   )
-  os.makedirs(os.path.join(args.out, 'clips'), exist_ok=True)
   for i, pair in enumerate(zip(made[:SHOWN], truth)):
     path = os.path.join(args.out, 'clips', f'{i:03d}')
     save_pair(path, prompts[i], *pair, size, system.codecs.audio)

@@ -132,11 +132,18 @@ def exported(path: str, out: str) -> tuple[int, int]:
 
 
 def new_folder(path: str):
+  """ConvertError where there is something, but for what an import that was killed has left."""
   import os
+  import re
 
   from sr4.convert import rules
 
-  if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
+  if not path:
+    raise rules.ConvertError("--out='' is no folder; give a new one")
+  left = re.compile(r'\d+\.orbax-checkpoint-tmp.*|\.shared-.*')
+  if os.path.isdir(path) and all(map(left.fullmatch, os.listdir(path))):
+    return
+  if os.path.exists(path):
     raise rules.ConvertError(f'{path} is not empty; give a new folder')
 
 

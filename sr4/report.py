@@ -96,8 +96,14 @@ def read(folder: str, name: str):
     raise errors.UserError(
       f'{path} is missing: run sr4 evaluate --checkpoint {folder}/checkpoints --out {folder} first'
     )
-  with open(path) as f:
-    return json.load(f)
+  try:
+    with open(path) as f:
+      found = json.load(f)
+  except ValueError as error:
+    found = error
+  if not found or not isinstance(found, dict | list):
+    raise errors.UserError(f'{path} is damaged ({found}); run sr4 evaluate again')
+  return found
 
 
 def read_losses(path: str) -> list[dict]:

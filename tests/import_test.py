@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from sr4 import cli
 from sr4.convert import rules
 from sr4.convert import weights
 from sr4.core import config as config_lib
@@ -66,6 +67,16 @@ def test_latents_made_with_the_files_are_those_made_with_it(home):
   assert system_lib.build(config).made() == system_lib.build(ours(home)).made()
 
 
+def test_what_a_killed_import_left_is_in_nobodys_way(tmp_path):
+  for name in ('0.orbax-checkpoint-tmp', '.shared-1'):
+    (tmp_path / name).mkdir()
+  import_verb = cli.module('import')
+  import_verb.new_folder(str(tmp_path))
+  (tmp_path / '0').mkdir()
+  with pytest.raises(rules.ConvertError, match='is not empty'):
+    import_verb.new_folder(str(tmp_path))
+
+
 def test_verify_checks_it(home):
   path, _, _ = home
   out = small_run.run('verify', '--checkpoint', path / 'ours')
@@ -87,5 +98,6 @@ def test_what_cannot_be_imported_is_told(home, tmp_path):
   path, _, _ = home
   told = lambda config, out: small_run.run('import', '--config', config, '--out', out, code=1)
   assert 'is not empty; give a new folder' in told(path / 'config.py', path / 'ours')
+  assert "--out='' is no folder" in told(path / 'config.py', '')
   small_run.write_config(tmp_path / 'bare.py', small_run.config(path))
   assert 'no part of this config has weights' in told(tmp_path / 'bare.py', tmp_path / 'x')

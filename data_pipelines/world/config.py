@@ -1,6 +1,7 @@
 """What a world may be asked for, checked when it is asked."""
 
 import dataclasses
+import math
 
 BACKGROUNDS = ('dark', 'varied')
 
@@ -42,7 +43,7 @@ class Config:
       _at_least(name, getattr(self, name), least, why)
     if self.samples is not None:
       _at_least('samples', self.samples, 1, 'None takes the length of the frames')
-    if not self.fps > 0:
+    if not 0 < self.fps < math.inf:
       raise ValueError(f'fps is {self.fps!r}; it must be above 0: give frames a second.')
     if self.channels not in (1, 2):
       raise ValueError(f'channels is {self.channels!r}; it must be 1 (mono) or 2 (stereo).')

@@ -9,6 +9,7 @@ Every mistake is one line: the key, the value, the rule, the nearest right name.
 import ast
 import dataclasses
 import difflib
+import importlib.machinery
 import importlib.util
 import os
 import types
@@ -30,13 +31,17 @@ def load(spec: str, overrides: typing.Sequence[str] = ()) -> ml_collections.Conf
     raise ConfigError(
       f'--config={path}: no such file; give the path of a config, such as configs/world.py'
     )
-  module_spec = importlib.util.spec_from_file_location('sr4_config', path)
-  module = importlib.util.module_from_spec(module_spec)
-  module_spec.loader.exec_module(module)
+  loader = importlib.machinery.SourceFileLoader('sr4_config', path)
+  module = importlib.util.module_from_spec(importlib.util.spec_from_loader('sr4_config', loader))
   try:
+    loader.exec_module(module)
     config = module.get_config(arg) if arg else module.get_config()
   except (TypeError, ValueError) as error:
     raise ConfigError(f'--config={spec}: {error}') from error
+  except Exception as error:  # It is a program, and may do anything.
+    raise ConfigError(f'--config={spec}: {type(error).__name__}: {error}') from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise ConfigError(f'--config={spec}: get_config gave {config!r}, and no ConfigDict')
   for override in overrides:
     _override(config, override)
   return config

@@ -49,6 +49,9 @@ LANES, SUBLANES = 128, 8
 LAYOUTS = AV(sharding.LONG.tokens, sharding.WHOLE)
 
 
+DTYPES = ('float32', 'bfloat16', 'float16')  # that layers compute in
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Sizes of the model.  Defaults are the codecs' and the text encoder's of the full system."""
@@ -77,6 +80,7 @@ class Config:
     for field, value, known in (
       ('audio_rope_scale', self.audio_rope_scale, AUDIO_ROPE_SCALES),
       ('remat', self.remat, tuple(REMAT)),
+      ('dtype', self.dtype, DTYPES),
     ):
       if value not in known:
         raise ValueError(f'model.{field}={value!r} is not among {known}')

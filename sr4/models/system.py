@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import math
 
 from flax import nnx
 import jax
@@ -98,6 +99,8 @@ class System:
         `seconds`.
       low: fields of batch.Low: the clip is a Refiner's, and has no sound.
     """
+    if not 0 < fps < math.inf:
+      raise config_lib.ConfigError(f'fps={fps} must be above 0, and finite')
     if frames:
       self._check_grid(frames, height, width)
     if keyframes:
@@ -219,12 +222,17 @@ def blacks(sizes) -> list[tuple[int, int, int]]:
   return sorted(clips | high)
 
 
+SECTIONS = ('model', 'video_codec', 'audio_codec', 'text')
+
+
 def build(config) -> System:
   """From a config with the sections model, video_codec, audio_codec and text.
 
   The model's channels, text width and audio rate are the codecs' and the encoder's; to state them
   again is an error.
   """
+  if missing := [name for name in SECTIONS if name not in config]:
+    raise config_lib.ConfigError(f'the config has no section {missing[0]!r}; docs/training.md')
   codecs = AV(
     codec.build_video(config['video_codec']),
     codec.build_audio(config['audio_codec']),

@@ -103,12 +103,14 @@ class Checkpoints:
     }
     self._sealed()
     with writing(self.directory):  # Raises what the step before met, too.
-      self.manager.save(
+      begun = self.manager.save(
         step,
         args=ocp.args.Composite(
           arrays=ocp.args.PyTreeSave(flat, save_args=save_args), page=ocp.args.JsonSave(page)
         ),
       )
+    if not begun:
+      raise CheckpointError(f'{self.directory} has later steps than {step}; give a new folder')
     self.sealing = threading.Thread(target=self._seal, args=(step,), daemon=True)
     self.sealing.start()
 
@@ -150,7 +152,8 @@ def writing(directory: str):
     reason = re.search(r'(\w[\w ]*) \[os_error_code', str(error))
     raise CheckpointError(
       f'{directory}: a checkpoint could not be written: {reason[1].strip() if reason else error}. '
-      'The steps that are there are whole; make room and run the same command again'
+      'The steps that are there are whole; make room, or see that no other run writes there, and '
+      'run the same command again'
     ) from error
 
 

@@ -154,10 +154,12 @@ def open_log(path: str):
 def read(path: str) -> list[dict]:
   """The events of a log; a line cut off by a kill is left out, wherever it is."""
   events = []
-  with open(path) as f:
+  with open(path, errors='replace') as f:
     for line in f:
       with contextlib.suppress(json.JSONDecodeError):
-        events.append(json.loads(line))
+        event = json.loads(line)
+        if isinstance(event, dict) and any(key.endswith('_time') for key in event):
+          events.append(event)
   return events
 
 

@@ -19,6 +19,8 @@ class PreviewConfig:
   prompts: tuple[str, ...] = ()
 
   def __post_init__(self):
+    if self.every < 0:
+      raise ValueError(f'preview.every={self.every} must be 0 (never) or more')
     if self.every and not self.prompts:
       raise ValueError(f'preview.every={self.every} without preview.prompts; give some, or every=0')
 

@@ -73,6 +73,9 @@ class Config:
     for name in ('steps', 'save_every', 'keep', 'log_every'):
       if getattr(self, name) < 1:
         raise ValueError(f'train.{name}={getattr(self, name)} must be 1 or more')
+    for name in ('keep_every', 'local_every', 'max_seconds'):
+      if getattr(self, name) < 0:
+        raise ValueError(f'train.{name}={getattr(self, name)} must be 0 (off) or more')
     if self.profile[0] < 0 or self.profile[1] < 1:
       raise ValueError(f'profile={self.profile} is (a step or 0, 1 step or more)')
     if self.verify not in checkpoint.VERIFY:

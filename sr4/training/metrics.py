@@ -1,5 +1,6 @@
 """Where a run's numbers go: JSONL, TensorBoard, a bar.  Read one step late, never waited for."""
 
+import contextlib
 import json
 import os
 import time
@@ -114,10 +115,12 @@ def drop_after(path: str, step: int):
 
 
 def read(path: str) -> list[dict]:
-  """The rows of a metrics.jsonl; a last line cut off by a kill is left out."""
+  """The rows of a metrics.jsonl; what a kill or a full disk has cut is left out."""
   rows = []
-  with open(path) as f:
+  with open(path, errors='replace') as f:
     for line in f:
-      if line.endswith('\n'):
-        rows.append(json.loads(line))
+      with contextlib.suppress(json.JSONDecodeError):
+        row = json.loads(line)
+        if isinstance(row, dict) and 'step' in row:
+          rows.append(row)
   return rows

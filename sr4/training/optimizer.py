@@ -31,6 +31,18 @@ class Config:
   def __post_init__(self):
     if self.decay not in ('constant', 'cosine', 'linear'):
       raise ValueError(f"optimizer.decay={self.decay!r} is not 'constant', 'cosine' or 'linear'")
+    if not 0 <= self.learning_rate < math.inf:
+      raise ValueError(
+        f'optimizer.learning_rate={self.learning_rate} must be 0 or more, and finite'
+      )
+    if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and self.eps > 0):
+      raise ValueError(
+        f'optimizer.b1={self.b1} and b2={self.b2} must be in [0, 1), and eps={self.eps} above 0'
+      )
+    if self.warmup < 0 or self.weight_decay < 0:
+      raise ValueError(
+        f'optimizer.warmup={self.warmup} and weight_decay={self.weight_decay} must be 0 or more'
+      )
     if self.clip <= 0:
       raise ValueError(f'optimizer.clip={self.clip} must be above 0; inf clips nothing')
     if self.warmup >= self.steps:

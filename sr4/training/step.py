@@ -30,6 +30,12 @@ class Config:
   def __post_init__(self):
     if self.accumulate < 1:
       raise ValueError(f'step.accumulate={self.accumulate} must be 1 or more')
+    if not 0 <= self.ema < 1:
+      raise ValueError(f'step.ema={self.ema} must be 0 or more and below 1')
+    if self.spike <= 1 or self.patience < 1:
+      raise ValueError(
+        f'step.spike={self.spike} must be above 1, and step.patience={self.patience} 1 or more'
+      )
     if self.sparsify < 0 or self.sparsify_every < 1:
       raise ValueError(
         f'step.sparsify={self.sparsify} must not be negative, and step.sparsify_every='

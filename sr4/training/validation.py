@@ -20,6 +20,13 @@ class Config:
   batches: int = 4  # of each bucket
   root: str = ''  # where data.root's folders have their held-out counterparts
 
+  def __post_init__(self):
+    if self.every < 0 or self.batches < 1:
+      raise ValueError(
+        f'validate.every={self.every} must be 0 (never) or more, and validate.batches='
+        f'{self.batches} 1 or more'
+      )
+
 
 class HeldOut:
   """model -> {'held_out/video/BUCKET': loss, ..., 'held_out/video': their mean}.

@@ -1,6 +1,7 @@
 """sr4/core/config.py: what is built, and that each mistake is one line with key, value and rule."""
 
 import dataclasses
+import re
 
 import ml_collections
 import pytest
@@ -131,6 +132,23 @@ def test_a_variant_that_is_not_there_is_told(program):
 def test_a_missing_file_is_told():
   text = _error(config.load, 'configs/nowhere.py:demo')
   assert 'configs/nowhere.py' in text and 'no such file' in text and 'configs/world.py' in text
+
+
+@pytest.mark.parametrize(
+  'text, told',
+  [
+    ('def get_config(:', r'SyntaxError: .*\(program.py, line 1\)'),
+    ('import nowhere_at_all', "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    ('', "has no attribute 'get_config'"),
+    ('def get_config():\n  return {}["x"]', "KeyError: 'x'"),
+    ('def get_config():\n  return 7', 'get_config gave 7, and no ConfigDict'),
+  ],
+)
+def test_a_program_that_gives_no_config_is_told(tmp_path, text, told):
+  (tmp_path / 'program.py').write_text(text)
+  assert re.search(
+    f'^--config=.*program.py: .*{told}', _error(config.load, f'{tmp_path}/program.py')
+  )
 
 
 def test_build_nested_and_tuples():

@@ -55,6 +55,12 @@ def saved(tmp_path_factory):
   return directory
 
 
+def test_a_step_before_those_that_are_there_is_not_lost_in_silence(copy):
+  with pytest.raises(checkpoint.CheckpointError, match='has later steps than 2; give a new folder'):
+    save(copy, steps=(2,), keep=1)
+  assert checkpoint.steps(str(copy)) == [3]
+
+
 @pytest.fixture
 def copy(saved, tmp_path):
   """A folder of checkpoints with step 3, to damage."""

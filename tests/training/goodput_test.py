@@ -122,6 +122,16 @@ def test_a_run_redone_twice_counts_each_kept_step_once(tmp_path):
   assert found.badput == {goodput.WASTED: pytest.approx(6 / 11)}
 
 
+def test_lines_that_are_no_events_are_left_out(tmp_path):
+  clock, path = Clock(), tmp_path / 'goodput.jsonl'
+  with recorder(path, clock) as log:
+    steps(clock, log, [1, 2, 3], wait=0.0, seconds=1.0)
+  found = goodput.of(str(tmp_path))
+  first, *rest = path.read_bytes().splitlines(keepends=True)
+  path.write_bytes(first + b'{}\n[]\n\xff\n{"step_count": 4}\n{"st' + b'\n' + b''.join(rest))
+  assert goodput.of(str(tmp_path)) == found
+
+
 def test_a_clock_set_back_takes_no_time(tmp_path):
   clock, path = Clock(), tmp_path / 'goodput.jsonl'
   with recorder(path, clock) as log:

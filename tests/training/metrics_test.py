@@ -82,3 +82,13 @@ def test_a_step_is_read_when_the_next_has_been_started(tmp_path):
       made.append(Unread(started))
       m.push(step, {'loss': made[-1]}, WORK, 0.0)
   assert [x.read_at for x in made] == [2, 3, 4, 5, 6, 6]  # The last at the end.
+
+
+@pytest.mark.parametrize('line', [b'{"step": 4, "lo\n', b'[]\n', b'{}\n', b'\xff\n', b'{"step": 5'])
+def test_a_broken_line_is_left_out(tmp_path, line):
+  """Wherever it is: a run goes on."""
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(b'{"step": 3, "loss": 1.0}\n' + line + b'\n{"step": 6, "loss": 0.5}\n')
+  assert [row['step'] for row in metrics.read(str(path))] == [3, 6]
+  metrics.drop_after(str(path), 5)
+  assert path.read_bytes() == b'{"step": 3, "loss": 1.0}\n'
