@@ -52,8 +52,8 @@ def main(args):
   from sr4.planning import topology as topology_lib
   from sr4.training import data
 
-  if not 0 < args.minutes < math.inf:
-    raise errors.UserError(f'--minutes {args.minutes} must be above 0, and finite')
+  if not 0 <= args.minutes < math.inf:
+    raise errors.UserError(f'--minutes {args.minutes} must be 0 or more, and finite')
   if args.processes < 1:
     raise errors.UserError(f'--processes {args.processes} must be 1 or more')
   config = config_lib.load(args.config, args.overrides)

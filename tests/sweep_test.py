@@ -75,6 +75,7 @@ def test_no_time_and_dry_compile_nothing(tmp_path):
     ((*BUCKET, '--topology', 'v5e:2'), '2 dimensions'),
     ((*BUCKET, '--try.accumulate', '0'), 'accumulate=(0,)'),
     ((*BUCKET, '--processes', '0'), '--processes 0 must be 1 or more'),
+    ((*BUCKET, '--minutes', 'nan'), '--minutes nan must be 0 or more, and finite'),
   ],
 )
 def test_wrong_input(arguments, told, tmp_path):
