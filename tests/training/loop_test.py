@@ -172,7 +172,7 @@ def test_a_flipped_byte_is_found(home, uninterrupted):
 
 def test_a_run_that_only_skips_stops(home, tmp_path):
   config = silent(home)
-  config.optimizer.learning_rate = float('inf')
+  config.optimizer.learning_rate = 1e38  # The next loss is not finite.
   config.step.patience = 3
   with pytest.raises(loop.Diverged, match='3 steps in a row'):
     loop.run(config, str(tmp_path), progress=False)
