@@ -52,7 +52,7 @@ def main(args):
     if getattr(args, name) < least:
       raise errors.UserError(f'--{name}={getattr(args, name)} must be at least {least}')
   step, _ = checkpoint.page(args.checkpoint, args.step)
-  os.makedirs(os.path.join(args.out, 'clips'), exist_ok=True)  # Before what takes long.
+  os.makedirs(os.path.join(args.out, 'clips'), exist_ok=True)  # An error now, not after the clips.
   with sharding.default_mesh():
     system, model, trained = sample_verb.load(args.checkpoint, step, args)
     size = pipeline.size_of(system, trained)

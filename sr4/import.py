@@ -132,7 +132,7 @@ def exported(path: str, out: str) -> tuple[int, int]:
 
 
 def new_folder(path: str):
-  """ConvertError where there is something, but for what an import that was killed has left."""
+  """ConvertError unless the folder is new, empty, or has only what a killed import left in it."""
   import os
   import re
 

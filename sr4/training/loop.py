@@ -185,7 +185,9 @@ def prepare(config, c: Sections, system, load, saves, workdir: str, log) -> Read
   optimizer.check_frozen(c.optimizer, tree.to_flat(like.model))
   given = system, key, optimizer.Pace.of(c.optimizer)
   phase = {'schedule': load.schedule.fingerprint(), 'phase': load.config.phase, 'start': 0}
-  look = looks.Looks(config, c, system, buckets, key, workdir)  # Is what is held out there?
+  look = looks.Looks(
+    config, c, system, buckets, key, workdir
+  )  # An error where held-out records are missing.
   # The order of resuming: 1. the latest whole checkpoint, 2. its data is ours, 3. the programs,
   # before they have memory to fill, 4. its arrays, 5. the loader at its step.  The step is all the
   # random state there is.  A run that begins looks for its sources in place of 1 and 2.

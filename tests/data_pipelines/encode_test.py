@@ -295,7 +295,7 @@ def test_a_kill_costs_one_unit_and_nothing_is_made_twice(home, tmp_path):
   done = [path.stem for path in (tmp_path / 'made.units').glob('unit-*.facts')]
   assert 3 <= len(done) < COUNT and not (tmp_path / 'made').exists()
   (tmp_path / 'kept').mkdir()
-  for name in done:  # The files themselves, by another name.
+  for name in done:  # Hard links keep their inodes in use.
     os.link(tmp_path / 'made.units' / name, tmp_path / 'kept' / name)
   out = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
   assert f'{len(done)} of 11 units are done' in out and '13 clips' in out

@@ -40,7 +40,7 @@ def test_held_out_losses(tmp_path):
   frames = [held[i].frames for i in range(len(held))]
   assert len(seen) and all(any(np.array_equal(x, y) for y in frames) for x in seen)
   everything = conditioning.DropConfig(text=1.0, references=1.0, modality=1.0)
-  flow = dataclasses.replace(c.flow, drop=everything)  # Which it does not do.
+  flow = dataclasses.replace(c.flow, drop=everything)  # HeldOut must ignore it.
   ask = validation.HeldOut(system, flow, load, jax.random.key(c.train.seed))
   assert ask(average) == ask(average) == pytest.approx(after, rel=1e-5)
   assert ask(pipeline.load(path, ema=False)[1]) != pytest.approx(after, rel=1e-5)
